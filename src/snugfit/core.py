@@ -1,0 +1,224 @@
+"""The nouns that every part shares: frozen, without I/O, with units in their names."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from snugfit.quants.types import TYPES, QuantType
+
+# How a number came to be: derived from shapes, read off a run, or estimated within a band.
+Basis = Literal["exact", "measured", "estimated"]
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor of a model file. `shape` is [..., rows, columns]; GGUF stores it reversed."""
+
+    name: str
+    shape: tuple[int, ...]
+    type_name: str
+
+    @property
+    def type(self) -> QuantType:
+        return TYPES[self.type_name]
+
+    @property
+    def columns(self) -> int:
+        return self.shape[-1]
+
+    @property
+    def rows(self) -> int:
+        return math.prod(self.shape[:-1])
+
+    @property
+    def parameters(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.type.tensor_bytes(self.shape)
+
+
+@dataclass(frozen=True)
+class LayerCache:
+    """What one decoder layer keeps for every token of the context: widths in elements."""
+
+    layer: int
+    key_width: int
+    value_width: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A model as planning sees it: shapes and sizes, no data."""
+
+    name: str
+    architecture: str
+    layers: int
+    hidden_size: int
+    context_length: int
+    vocabulary: int
+    heads: int
+    experts: int  # 0 for a dense model
+    experts_used: int
+    caches: tuple[LayerCache, ...]
+    tensors: tuple[TensorInfo, ...]
+    file_bytes: int  # header, metadata and padding counted
+    cache_basis: Basis = "exact"
+
+    @property
+    def parameters(self) -> int:
+        return sum(tensor.parameters for tensor in self.tensors)
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+    @property
+    def bits_per_weight(self) -> float:
+        return 8 * self.weights_bytes / self.parameters
+
+
+@dataclass(frozen=True)
+class Device:
+    """A memory that holds weights and cache: one GPU, or the host's RAM."""
+
+    name: str
+    kind: Literal["gpu", "ram"]
+    total_bytes: int
+    free_bytes: int
+    note: str = ""  # what limits it, or what holds the rest
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The memories of one computer. RAM is always there and always last."""
+
+    name: str
+    processor: str
+    cores: int
+    devices: tuple[Device, ...]
+
+    @property
+    def gpus(self) -> tuple[Device, ...]:
+        return tuple(device for device in self.devices if device.kind == "gpu")
+
+    @property
+    def ram(self) -> Device:
+        return self.devices[-1]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How a model is run; every field changes the bytes that it needs."""
+
+    ctx: int
+    kv_type: str = "F16"
+    slots: int = 1
+    ubatch: int = 512
+    flash_attention: bool = True
+    gpu_layers: int = 0  # counted from the last layer, llama.cpp's way; layers + 1 takes the output too
+    cpu_expert_layers: int = 0  # the first N layers keep their experts in RAM
+
+
+@dataclass(frozen=True)
+class DeviceUse:
+    """Bytes of one configuration on one device."""
+
+    name: str
+    kind: Literal["gpu", "ram"]
+    weights_bytes: int
+    kv_cache_bytes: int
+    compute_bytes: int
+    overhead_bytes: int
+    free_bytes: int
+
+    @property
+    def total_bytes(self) -> int:
+        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.overhead_bytes
+
+    @property
+    def fits(self) -> bool:
+        return self.total_bytes <= self.free_bytes
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Bytes of one configuration, whole and per device. Estimated parts carry a relative band."""
+
+    configuration: Configuration
+    devices: tuple[DeviceUse, ...]
+    file_bytes: int
+    recurrent_state_bytes: int = 0
+    kv_basis: Basis = "exact"
+    compute_basis: Basis = "estimated"
+    compute_band: float = 0.0  # 0.2 says: within 20 % either way
+
+    @property
+    def weights_bytes(self) -> int:
+        return sum(device.weights_bytes for device in self.devices)
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return sum(device.kv_cache_bytes for device in self.devices)
+
+    @property
+    def compute_bytes(self) -> int:
+        return sum(device.compute_bytes for device in self.devices)
+
+    @property
+    def overhead_bytes(self) -> int:
+        return sum(device.overhead_bytes for device in self.devices)
+
+    @property
+    def total_bytes(self) -> int:
+        return sum(device.total_bytes for device in self.devices)
+
+    @property
+    def fits(self) -> bool:
+        return all(device.fits for device in self.devices)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A choice that fits, and why it was made."""
+
+    model: str
+    mix: str  # a row of quants.recipes, or "as it is" for a file that is not cut again
+    tensor_types: dict[str, str]  # tensor name -> type name
+    file_bytes: int  # predicted; the file written has exactly as many
+    bits_per_weight: float
+    memory: MemoryUse
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How a model does on held-out text, and how far it is from its original."""
+
+    tokens: int
+    perplexity: float
+    perplexity_error: float  # standard error
+    reference_perplexity: float | None = None
+    divergence: float | None = None  # mean KL divergence from the reference, nats a token
+    divergence_error: float | None = None  # standard error
+    divergence_99: float | None = None  # 99th percentile
+    top1_agreement: float | None = None  # share of tokens whose likeliest next token is the same
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a run gave back, what it took, and what the engine said that it allocated."""
+
+    text: str
+    prompt_tokens: int
+    generated_tokens: int
+    prompt_seconds: float
+    generated_seconds: float
+    allocated: dict[str, int] = field(default_factory=dict)  # part -> bytes: weights, kv_cache, compute
+
+    @property
+    def tokens_per_second(self) -> float:
+        return self.generated_tokens / self.generated_seconds if self.generated_seconds else 0.0

@@ -1,0 +1,1 @@
+"""Quantization types, named mixes and codecs."""
