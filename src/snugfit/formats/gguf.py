@@ -1,0 +1,283 @@
+"""GGUF, read: header and metadata checked length by length, tensors mapped, split files joined.
+
+The format: magic, version, counts, key-value pairs, tensor infos, then data at aligned offsets
+(ggml/docs/gguf.md). Files come from strangers: nothing is allocated before its length is checked
+against what the file really holds.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snugfit.core import TensorInfo
+from snugfit.errors import FormatError, UnsupportedError
+from snugfit.quants.types import TYPE_OF_ID
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+DEFAULT_ALIGNMENT = 32
+MOST_DIMENSIONS = 4
+# A key-value pair is at least length + key + type + value, a tensor info its fixed fields.
+SMALLEST_PAIR_BYTES, SMALLEST_TENSOR_BYTES = 14, 33
+STRING, ARRAY = 8, 9
+SCALAR_DTYPES: dict[int, np.dtype[Any]] = {
+    0: np.dtype("u1"),
+    1: np.dtype("i1"),
+    2: np.dtype("<u2"),
+    3: np.dtype("<i2"),
+    4: np.dtype("<u4"),
+    5: np.dtype("<i4"),
+    6: np.dtype("<f4"),
+    7: np.dtype("?"),
+    10: np.dtype("<u8"),
+    11: np.dtype("<i8"),
+    12: np.dtype("<f8"),
+}
+SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
+
+Metadata = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor's bytes are."""
+
+    path: Path
+    offset: int
+
+
+@dataclass(frozen=True)
+class GgufFile:
+    """A GGUF model, one file or all its splits.
+
+    `metadata` values keep their stored type: numpy scalars for numbers, str, numpy arrays, list[str].
+    """
+
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    file_bytes: int
+    header_bytes: int
+    has_data: bool
+    places: dict[str, Place] = field(repr=False)
+
+    def rows(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Map a tensor's stored bytes, uint8 [rows, row_bytes], without reading them.
+
+        Raises FormatError for a header-only file.
+        """
+        if not self.has_data:
+            raise FormatError(
+                f"{self.path}: the file holds a header only, no tensor data. "
+                "Download the whole file to read weights."
+            )
+        tensor, place = self.tensors[name], self.places[name]
+        row_bytes = tensor.type.row_bytes(tensor.columns)
+        return np.memmap(
+            place.path, np.uint8, "r", offset=place.offset, shape=(tensor.rows, row_bytes)
+        )
+
+
+def read_gguf(path: Path | str) -> GgufFile:
+    """Read the header of `path` and of its other splits. Raises FormatError, UnsupportedError.
+
+    A file that ends exactly where its data would begin is a header-only file and is accepted.
+    """
+    path = Path(path)
+    first = _read_one(path)
+    count = int(first.metadata.get("split.count", 0))
+    if count <= 1:
+        return first
+    parts = [first, *(_read_one(other) for other in _other_splits(path, count))]
+    tensors: dict[str, TensorInfo] = {}
+    places: dict[str, Place] = {}
+    for part in parts:
+        for name in part.tensors.keys() & tensors.keys():
+            raise FormatError(f"{part.path}: tensor {name} is in another split too.")
+        tensors |= part.tensors
+        places |= part.places
+    declared = int(first.metadata.get("split.tensors.count", len(tensors)))
+    if declared != len(tensors):
+        raise FormatError(
+            f"{path}: {len(tensors)} tensors in {count} splits, but {declared} are declared. "
+            "Download the missing splits again."
+        )
+    return GgufFile(
+        path,
+        {key: value for key, value in first.metadata.items() if not key.startswith("split.")},
+        tensors,
+        sum(part.file_bytes for part in parts),
+        first.header_bytes,
+        all(part.has_data for part in parts),
+        places,
+    )
+
+
+def _other_splits(path: Path, count: int) -> list[Path]:
+    match = SPLIT_NAME.fullmatch(path.name)
+    if match is None or int(match[2]) != 1 or int(match[3]) != count:
+        raise FormatError(
+            f"{path}: one of {count} splits. Name the first one, NAME-00001-of-{count:05d}.gguf."
+        )
+    others = [
+        path.with_name(f"{match[1]}-{number:05d}-of-{count:05d}.gguf")
+        for number in range(2, count + 1)
+    ]
+    for other in others:
+        if not other.is_file():
+            raise FormatError(f"{other}: the split is missing. Put all {count} in one folder.")
+    return others
+
+
+def _read_one(path: Path) -> GgufFile:
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise FormatError(f"{path}: the file is empty. Download it again.")
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+                return _Header(path, mapped).read()
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file.") from None
+    except (IsADirectoryError, PermissionError) as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror}).") from None
+
+
+class _Header:
+    """Reads one file's header from its mapping, left to right, never past the end."""
+
+    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+        self.path = path
+        self.data = mapped
+        self.size = len(mapped)
+        self.position = 0
+
+    def read(self) -> GgufFile:
+        magic = self.data[:4]
+        if magic != MAGIC:
+            raise self.fault(f"starts with {magic!r}, not {MAGIC!r}; it is not a GGUF file")
+        self.position = 4
+        version = self.number("<I")
+        if version not in VERSIONS:
+            swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+            kind = "big-endian" if swapped in VERSIONS else f"version {version}"
+            raise UnsupportedError(f"{self.path}: {kind} GGUF; versions 2 and 3 are read.")
+        tensor_count, pair_count = self.number("<Q"), self.number("<Q")
+        self.check_count(pair_count, SMALLEST_PAIR_BYTES, "key-value pairs")
+        metadata = {}
+        for _ in range(pair_count):
+            key = self.string()
+            metadata[key] = self.value(self.number("<I"), key)
+        self.check_count(tensor_count, SMALLEST_TENSOR_BYTES, "tensors")
+        tensors, offsets = self.tensor_infos(tensor_count)
+        data_start = _padded(self.position, self.alignment(metadata))
+        has_data = not tensors or self.size > data_start
+        places = {name: Place(self.path, data_start + offset) for name, offset in offsets.items()}
+        if has_data:
+            self.check_places(tensors, places)
+        return GgufFile(self.path, metadata, tensors, self.size, data_start, has_data, places)
+
+    def alignment(self, metadata: Metadata) -> int:
+        value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+        if not isinstance(value, int | np.integer) or value <= 0 or value % 8 or value > 2**20:
+            raise self.fault(f"general.alignment is {value}, not a multiple of 8")
+        return int(value)
+
+    def tensor_infos(self, count: int) -> tuple[dict[str, TensorInfo], dict[str, int]]:
+        tensors: dict[str, TensorInfo] = {}
+        offsets: dict[str, int] = {}
+        for _ in range(count):
+            name = self.string()
+            if name in tensors:
+                raise self.fault(f"tensor {name} is declared twice")
+            dimensions = self.number("<I")
+            if not 1 <= dimensions <= MOST_DIMENSIONS:
+                raise self.fault(f"tensor {name} has {dimensions} dimensions; 1 to 4 are possible")
+            shape = tuple(self.number("<Q") for _ in range(dimensions))[::-1]
+            if not all(0 < length < 2**48 for length in shape):
+                raise self.fault(f"tensor {name} has the impossible shape {shape}")
+            type_id = self.number("<I")
+            if type_id not in TYPE_OF_ID:
+                raise UnsupportedError(
+                    f"{self.path}: tensor {name} has type number {type_id}, which ggml does not "
+                    "define. Files of llama.cpp's forks cannot be read."
+                )
+            tensors[name] = TensorInfo(name, shape, TYPE_OF_ID[type_id].name)
+            offsets[name] = self.number("<Q")
+            self.check_columns(tensors[name])
+        return tensors, offsets
+
+    def check_columns(self, tensor: TensorInfo) -> None:
+        if tensor.columns % tensor.type.block_weights:
+            raise self.fault(
+                f"tensor {tensor.name} has {tensor.columns} columns; "
+                f"{tensor.type_name} needs a multiple of {tensor.type.block_weights}"
+            )
+
+    def check_places(self, tensors: dict[str, TensorInfo], places: dict[str, Place]) -> None:
+        for name, place in places.items():
+            end = place.offset + tensors[name].size_bytes
+            if end > self.size:
+                raise self.fault(
+                    f"tensor {name} ends at byte {end}, past the end of the file ({self.size}); "
+                    "the file is truncated"
+                )
+
+    def value(self, kind: int, key: str) -> Any:
+        if kind == STRING:
+            return self.string()
+        if kind == ARRAY:
+            return self.array(key)
+        if kind not in SCALAR_DTYPES:
+            raise self.fault(f"key {key} has the unknown type number {kind}")
+        dtype = SCALAR_DTYPES[kind]
+        return np.frombuffer(self.take(dtype.itemsize), dtype)[0]
+
+    def array(self, key: str) -> Any:
+        kind, count = self.number("<I"), self.number("<Q")
+        if kind == STRING:
+            self.check_count(count, 8, f"strings of {key}")
+            return [self.string() for _ in range(count)]
+        if kind not in SCALAR_DTYPES:
+            raise self.fault(f"key {key} is an array of the unknown type number {kind}")
+        dtype = SCALAR_DTYPES[kind]
+        self.check_count(count, dtype.itemsize, f"values of {key}")
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype).copy()
+
+    def string(self) -> str:
+        length = self.number("<Q")
+        return self.take(length).decode("utf-8", errors="surrogateescape")
+
+    def number(self, layout: str) -> int:
+        value: int = struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
+        return value
+
+    def take(self, count: int) -> bytes:
+        if count > self.size - self.position:
+            raise self.fault(
+                f"the header needs {count} bytes at byte {self.position}, "
+                f"but the file has {self.size}; it is truncated or damaged"
+            )
+        taken = self.data[self.position : self.position + count]
+        self.position += count
+        return taken
+
+    def check_count(self, count: int, smallest_bytes: int, what: str) -> None:
+        if count * smallest_bytes > self.size - self.position:
+            raise self.fault(
+                f"declares {count} {what}, more than its {self.size} bytes can hold; it is damaged"
+            )
+
+    def fault(self, what: str) -> FormatError:
+        return FormatError(f"{self.path}: {what}. Download the file again.")
+
+
+def _padded(position: int, alignment: int) -> int:
+    return -(-position // alignment) * alignment

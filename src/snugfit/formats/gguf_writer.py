@@ -1,0 +1,176 @@
+"""GGUF, written as a stream: the size is known before the first byte, and no tensor is held.
+
+A file is written beside its target and renamed when it is whole, so a reader never sees half of one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from snugfit.core import TensorInfo
+from snugfit.errors import OutputError
+from snugfit.formats.gguf import ARRAY, DEFAULT_ALIGNMENT, MAGIC, SCALAR_DTYPES, STRING
+from snugfit.units import format_size
+
+VERSION = 3
+NUMBER_OF_DTYPE = {dtype: number for number, dtype in SCALAR_DTYPES.items()}
+OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def padded(size_bytes: int) -> int:
+    """Return the bytes that a tensor takes in a file, alignment counted."""
+    return -(-size_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
+
+
+def encode_header(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> bytes:
+    """Return everything before the data: magic, counts, metadata, tensor infos, padding."""
+    pairs = {key: value for key, value in metadata.items() if key != "general.alignment"}
+    parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(pairs))]
+    for key, value in pairs.items():
+        parts += [_string(key), _value(value)]
+    offset = 0
+    for tensor in tensors:
+        shape = tensor.shape[::-1]
+        parts += [
+            _string(tensor.name),
+            struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, tensor.type.id, offset),
+        ]
+        offset += padded(tensor.size_bytes)
+    header = b"".join(parts)
+    return header.ljust(padded(len(header)), b"\0")
+
+
+def _string(text: str) -> bytes:
+    encoded = text.encode("utf-8", errors="surrogateescape")
+    return struct.pack("<Q", len(encoded)) + encoded
+
+
+def _value(value: Any) -> bytes:
+    """Encode a value by its own type: numpy scalars and arrays exactly, Python's by convention."""
+    if isinstance(value, str):
+        return struct.pack("<I", STRING) + _string(value)
+    if isinstance(value, list | tuple) and all(isinstance(item, str) for item in value):
+        head = struct.pack("<IIQ", ARRAY, STRING, len(value))
+        return head + b"".join(_string(item) for item in value)
+    if isinstance(value, list | tuple | np.ndarray):
+        array = np.asarray(value) if isinstance(value, np.ndarray) else _array_of(value)
+        number = NUMBER_OF_DTYPE[array.dtype.newbyteorder("<")]
+        return struct.pack("<IIQ", ARRAY, number, array.size) + array.tobytes()
+    scalar = value if isinstance(value, np.generic) else _scalar_of(value)
+    return struct.pack("<I", NUMBER_OF_DTYPE[scalar.dtype]) + scalar.tobytes()
+
+
+def _scalar_of(value: bool | int | float) -> np.generic:
+    if isinstance(value, bool):
+        return np.bool_(value)
+    if isinstance(value, float):
+        return np.float32(value)
+    if value < 0:
+        return np.int32(value)
+    return np.uint32(value) if value < 2**32 else np.uint64(value)
+
+
+def _array_of(values: Sequence[Any]) -> np.ndarray[Any, Any]:
+    if all(isinstance(value, bool) for value in values):
+        return np.array(values, np.bool_)
+    return np.array(values, np.int32 if all(isinstance(v, int) for v in values) else np.float32)
+
+
+class GgufWriter:
+    """Writes one GGUF file; tensors may come in any order, whole or by runs of rows.
+
+        with GgufWriter(path, metadata, tensors) as writer:
+            writer.write("output.weight", blocks)
+
+    `file_bytes` is exact before anything is written. Leaving the block with an exception, or with a
+    tensor unwritten, leaves no file. Raises OutputError.
+    """
+
+    def __init__(
+        self, path: Path | str, metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]
+    ) -> None:
+        self.path = Path(path)
+        self.partial = self.path.with_name(f".{self.path.name}.partial")
+        self.header = encode_header(metadata, tensors)
+        self.tensors = {tensor.name: tensor for tensor in tensors}
+        self.offsets: dict[str, int] = {}
+        position = len(self.header)
+        for tensor in tensors:
+            self.offsets[tensor.name] = position
+            position += padded(tensor.size_bytes)
+        self.file_bytes = position
+        self.missing = {tensor.name: tensor.size_bytes for tensor in tensors}
+
+    def __enter__(self) -> GgufWriter:
+        with self._explained():
+            free_bytes = shutil.disk_usage(self.path.parent).free
+            if free_bytes < self.file_bytes:
+                raise OutputError(
+                    f"{self.path}: the file needs {format_size(self.file_bytes)}, but its disk has "
+                    f"{format_size(free_bytes)} free. Free some, or choose another folder with -o."
+                )
+            self.file = self.partial.open("wb")
+            self.file.write(self.header)
+            self.file.truncate(self.file_bytes)
+        return self
+
+    def write(self, name: str, data: np.ndarray[Any, Any], first_row: int = 0) -> None:
+        """Write uint8 rows [rows, row_bytes] of a tensor, from `first_row` on."""
+        tensor = self.tensors[name]
+        row_bytes = tensor.type.row_bytes(tensor.columns)
+        if data.nbytes % row_bytes or data.nbytes > self.missing[name]:
+            raise ValueError(f"{name}: {data.nbytes} bytes do not fit its rows of {row_bytes}")
+        with self._explained():
+            self.file.seek(self.offsets[name] + first_row * row_bytes)
+            self.file.write(np.ascontiguousarray(data).data)
+        self.missing[name] -= data.nbytes
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is not None:
+            self._abandon()
+            return
+        unwritten = [name for name, left in self.missing.items() if left]
+        if unwritten:
+            self._abandon()
+            raise ValueError(f"{self.path}: {len(unwritten)} tensors unwritten, first {unwritten[0]}")
+        with self._explained():
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.file.close()
+            self.partial.replace(self.path)
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(OSError):
+            self.file.close()
+        self.partial.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Any:
+        try:
+            yield
+        except OSError as error:
+            if hasattr(self, "file"):
+                self._abandon()
+            if error.errno in OUT_OF_SPACE:
+                raise OutputError(
+                    f"{self.path}: the disk is full; the file needs "
+                    f"{format_size(self.file_bytes)}. Free some, or choose another folder with -o."
+                ) from None
+            raise OutputError(
+                f"{self.path}: cannot be written ({error.strerror}). Choose another path with -o."
+            ) from None

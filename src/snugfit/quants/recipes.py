@@ -1,0 +1,175 @@
+"""Named mixes as data: which tensor type each role and layer gets.
+
+The mixes are those of `llama-quantize`, so that `Q4_K_M` means here what it means everywhere: the
+letter after K names the mix (small, medium, large), nothing else. A mix is a base type and rules;
+the first rule that matches a tensor decides. Nothing here measures error: that is allocation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from snugfit.errors import UnsupportedError
+from snugfit.quants.types import TYPES
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a tensor stands, as far as rules ask: its layer, of how many, in which kind of model."""
+
+    layer: int
+    layers: int
+    experts: int
+
+
+Where = Callable[[Position], bool]
+
+
+def anywhere(_: Position) -> bool:
+    return True
+
+
+def more_bits(at: Position) -> bool:
+    """The first and last eighth of the layers, and every third between them."""
+    eighth = at.layers // 8
+    return (
+        at.layer < eighth or at.layer >= 7 * at.layers // 8 or (at.layer - eighth) % 3 == 2
+    )
+
+
+def first_eighth(at: Position) -> bool:
+    return at.layer < at.layers // 8
+
+
+def first_four(at: Position) -> bool:
+    return at.layer < 4
+
+
+def eight_experts(at: Position) -> bool:
+    """Mixtral's shape, where attention is a tiny part of the file."""
+    return at.experts == 8
+
+
+@dataclass(frozen=True)
+class Rule:
+    role: str
+    type_name: str
+    where: Where = anywhere
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A mix. `file_type` is llama.cpp's number for it, stored as `general.file_type`."""
+
+    base: str
+    file_type: int
+    head: str  # the output matrix, or the embedding where it serves as one
+    rules: tuple[Rule, ...] = ()
+
+
+_SMALL_ATTENTION = (
+    Rule("attn_v", "Q8_0", eight_experts),
+    Rule("attn_k", "Q8_0", eight_experts),
+)
+
+# From the largest to the smallest.
+RECIPES: dict[str, Recipe] = {
+    "F32": Recipe("F32", 0, "F32"),
+    "BF16": Recipe("BF16", 32, "BF16"),
+    "F16": Recipe("F16", 1, "F16"),
+    "Q8_0": Recipe("Q8_0", 7, "Q8_0"),
+    "Q6_K": Recipe("Q6_K", 18, "Q6_K", _SMALL_ATTENTION),
+    "Q5_K_M": Recipe(
+        "Q5_K",
+        17,
+        "Q6_K",
+        (
+            *_SMALL_ATTENTION,
+            Rule("attn_v", "Q6_K", more_bits),
+            Rule("attn_qkv", "Q6_K"),
+            Rule("ffn_down", "Q6_K", more_bits),
+        ),
+    ),
+    "Q5_K_S": Recipe("Q5_K", 16, "Q6_K", _SMALL_ATTENTION),
+    "Q5_0": Recipe("Q5_0", 8, "Q6_K", _SMALL_ATTENTION),
+    "Q4_K_M": Recipe(
+        "Q4_K",
+        15,
+        "Q6_K",
+        (
+            *_SMALL_ATTENTION,
+            Rule("attn_output", "Q5_K", eight_experts),
+            Rule("attn_v", "Q6_K", more_bits),
+            Rule("attn_qkv", "Q5_K"),
+            Rule("ffn_down", "Q6_K", more_bits),
+        ),
+    ),
+    "Q4_K_S": Recipe(
+        "Q4_K",
+        14,
+        "Q6_K",
+        (
+            *_SMALL_ATTENTION,
+            Rule("attn_output", "Q5_K", eight_experts),
+            Rule("attn_v", "Q5_K", first_four),
+            Rule("ffn_down", "Q5_K", first_eighth),
+        ),
+    ),
+    "Q4_0": Recipe("Q4_0", 2, "Q6_K", _SMALL_ATTENTION),
+}
+
+# A row that a type's blocks do not fill takes the nearest type of 32-weight blocks, then F16.
+FALLBACKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
+NEVER_QUANTIZED = re.compile(r"_norm|ffn_gate_inp|\.bias$|rope_freqs")
+TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+
+
+def recipe_named(name: str) -> Recipe:
+    """Return the mix called `name`, in any case. Raises UnsupportedError with the known names."""
+    found = RECIPES.get(name.upper())
+    if found is None:
+        raise UnsupportedError(f"'{name}' is not a known mix. Known: {', '.join(RECIPES)}.")
+    return found
+
+
+def assign_types(
+    mix: str, shapes: Mapping[str, tuple[int, ...]], *, layers: int, experts: int
+) -> dict[str, str]:
+    """Return the type name that `mix` gives each tensor; `shapes` maps GGUF names to shapes."""
+    recipe = recipe_named(mix)
+    head = "output.weight" if "output.weight" in shapes else "token_embd.weight"
+    chosen = {}
+    for name, shape in shapes.items():
+        if is_kept_in_full(name, shape):
+            chosen[name] = "F32"
+        elif name == head:
+            chosen[name] = fitting_type(recipe.head, shape[-1])
+        else:
+            chosen[name] = fitting_type(_type_by_rule(recipe, name, layers, experts), shape[-1])
+    return chosen
+
+
+def is_kept_in_full(name: str, shape: tuple[int, ...]) -> bool:
+    """Vectors, norms and routers stay in F32: they are tiny and everything depends on them."""
+    return len(shape) < 2 or not name.endswith("weight") or bool(NEVER_QUANTIZED.search(name))
+
+
+def fitting_type(type_name: str, columns: int) -> str:
+    """Return `type_name`, or the fallback whose blocks fill a row of `columns` weights."""
+    while columns % TYPES[type_name].block_weights:
+        type_name = FALLBACKS.get(type_name, "F16")
+    return type_name
+
+
+def _type_by_rule(recipe: Recipe, name: str, layers: int, experts: int) -> str:
+    match = TENSOR_NAME.fullmatch(name)
+    if match is None:
+        return recipe.base
+    role = match[2].removesuffix("_exps")
+    at = Position(int(match[1]), layers, experts)
+    for rule in recipe.rules:
+        if rule.role == role and rule.where(at):
+            return rule.type_name
+    return recipe.base
