@@ -17,6 +17,17 @@ class SnugfitError(Exception):
 
     exit_status = 1
 
+    def __init__(self, text: str) -> None:
+        super().__init__(printable(text))
+
+
+def printable(text: str) -> str:
+    """Escape what could break the line or steer the terminal: names come from strangers' files."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+
 
 class UsageError(SnugfitError):
     """The command or function was called wrongly."""

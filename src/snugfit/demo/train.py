@@ -161,8 +161,8 @@ def optimizers_of(model: torch.nn.Module, rate: float) -> list[torch.optim.Optim
 
 
 def learning_rate_at(progress: float) -> float:
-    """Fraction of the peak rate: warm up over 2 %, hold, fall linearly over the last half."""
-    return min(1.0, (progress + 0.001) / 0.02, max(0.02, (1 - progress) / 0.5))
+    """Fraction of the peak rate: hold, then fall linearly over the last half."""
+    return max(0.02, min(1.0, (1 - progress) / 0.5))
 
 
 @torch.no_grad()
@@ -181,7 +181,9 @@ def perplexity_of(model: torch.nn.Module, ids: torch.Tensor, sequences: int = 64
     return math.exp(total / count)
 
 
-def train(kind: str, out: Path, tokens_to_see: int, minutes: float, rate: float) -> None:
+def train(
+    kind: str, out: Path, tokens_to_see: int, minutes: float, rate: float, resume_step: int
+) -> None:
     torch.manual_seed(1)
     texts = gather_texts()
     tokenizer = train_tokenizer(texts["train"])
@@ -195,9 +197,12 @@ def train(kind: str, out: Path, tokens_to_see: int, minutes: float, rate: float)
     tokens_a_step = SEQUENCES_A_STEP * SEQUENCE
     epochs = tokens_to_see // len(ids) + 1
     order = torch.cat([starts[torch.randperm(len(starts))] for _ in range(epochs)])
+    if resume_step:
+        weights = AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32).state_dict()
+        model.load_state_dict(weights)
     optimizers = optimizers_of(model, rate)
     compiled = torch.compile(model)
-    began, step, smoothed = time.monotonic(), 0, 0.0
+    began, step, smoothed = time.monotonic(), resume_step, 0.0
     while True:
         seconds = time.monotonic() - began
         progress = max(step * tokens_a_step / tokens_to_see, seconds / 60 / minutes)
@@ -205,13 +210,15 @@ def train(kind: str, out: Path, tokens_to_see: int, minutes: float, rate: float)
             break
         picked = order[step * SEQUENCES_A_STEP : (step + 1) * SEQUENCES_A_STEP]
         block = torch.stack([ids[start : start + SEQUENCE + 1] for start in picked]).long()
-        loss = train_on(block, compiled, model, optimizers, rate * learning_rate_at(progress))
-        smoothed = loss if step == 0 else 0.95 * smoothed + 0.05 * loss
+        warmed = min(1.0, (step - resume_step + 1) / 20)  # fresh moments, also after a resume
+        rate_now = rate * learning_rate_at(progress) * warmed
+        loss = train_on(block, compiled, model, optimizers, rate_now)
+        smoothed = loss if not smoothed else 0.95 * smoothed + 0.05 * loss
         step += 1
         if step % 20 == 0:
             print(
                 f"step {step:5d}  {progress:4.0%}  perplexity {math.exp(smoothed):7.2f}"
-                f"  {step * tokens_a_step / seconds:6.0f} tokens/s",
+                f"  {(step - resume_step) * tokens_a_step / seconds:6.0f} tokens/s",
                 flush=True,
             )
         if step % 200 == 0:
@@ -268,8 +275,16 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=9_000_000)
     parser.add_argument("--rate", type=float, default=4e-3)
     parser.add_argument("--minutes", type=float, default=90, help="end by then, whatever the tokens")
+    parser.add_argument("--resume-step", type=int, default=0, help="go on from --out, at this step")
     arguments = parser.parse_args()
-    train(arguments.kind, arguments.out, arguments.tokens, arguments.minutes, arguments.rate)
+    train(
+        arguments.kind,
+        arguments.out,
+        arguments.tokens,
+        arguments.minutes,
+        arguments.rate,
+        arguments.resume_step,
+    )
 
 
 if __name__ == "__main__":

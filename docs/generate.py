@@ -1,0 +1,75 @@
+"""Writes docs/cli.md and docs/quant-types.md from the program itself; `--check` only compares.
+
+python docs/generate.py [--check]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from snugfit.cli.main import COMMANDS, load_command, overview
+from snugfit.quants.codecs import can_quantize
+from snugfit.quants.recipes import FALLBACKS, RECIPES
+from snugfit.quants.types import TYPES
+
+HERE = Path(__file__).parent
+NOTICE = "<!-- Written by docs/generate.py; change the program, then run: make docs -->\n\n"
+
+
+def command_reference() -> str:
+    parts = [NOTICE, "# Commands\n\n```\n", overview(), "```\n"]
+    for name, (_, summary) in COMMANDS.items():
+        command = load_command(name)
+        context = click.Context(command, info_name=f"snugfit {name}", max_content_width=100)
+        context.terminal_width = 100
+        parts.append(f"\n## snugfit {name}\n\n{summary.capitalize()}.\n\n```\n")
+        parts.append(command.get_help(context).rstrip() + "\n```\n")
+    return "".join(parts)
+
+
+def type_reference() -> str:
+    lines = [
+        NOTICE + "# Tensor types\n",
+        "| type | id | weights a block | bytes a block | bits a weight | quantized here |",
+        "|---|--:|--:|--:|--:|---|",
+    ]
+    for row in TYPES.values():
+        made = "yes" if can_quantize(row.name) else ""
+        lines.append(
+            f"| {row.name} | {row.id} | {row.block_weights} | {row.block_bytes} "
+            f"| {row.bits_per_weight:.4g} | {made} |"
+        )
+    lines += ["\n# Mixes\n", "| mix | base | head | tensors with another type |", "|---|---|---|---|"]
+    for name, recipe in RECIPES.items():
+        rules = ", ".join(
+            f"{rule.role}: {rule.type_name} ({rule.where.__name__.replace('_', ' ')})"
+            for rule in recipe.rules
+        )
+        lines.append(f"| {name} | {recipe.base} | {recipe.head} | {rules} |")
+    lines.append("\nWhere a row is not filled by whole blocks, the next type is taken:")
+    lines.append(", ".join(f"{name} -> {other}" for name, other in FALLBACKS.items()) + ", then F16.\n")
+    return "\n".join(lines)
+
+
+PAGES = {"cli.md": command_reference, "quant-types.md": type_reference}
+
+
+def main() -> int:
+    stale = []
+    for name, write in PAGES.items():
+        path, text = HERE / name, write()
+        if "--check" in sys.argv:
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:
+                stale.append(name)
+        else:
+            path.write_text(text, encoding="utf-8")
+    for name in stale:
+        print(f"docs/{name} is not what the program says. Run: make docs", file=sys.stderr)
+    return 1 if stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""snugfit fit MODEL"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from snugfit.cli import documents, evaluate, plan, render
+from snugfit.cli import quantize as quantize_cli
+from snugfit.cli.options import (
+    Bpw,
+    CpuExperts,
+    Ctx,
+    FlashAttention,
+    GpuLayers,
+    Json,
+    Kv,
+    Like,
+    ModelArgument,
+    Out,
+    Ram,
+    Size,
+    Slots,
+    Text,
+    Threads,
+    Ubatch,
+    Vram,
+    goal_from,
+    machine_from,
+    size_limit,
+)
+
+NoScore = Annotated[bool, typer.Option("--no-score", help="Leave the evaluation out.")]
+HeldOut = Annotated[
+    Path | None,
+    typer.Option("--held-out", metavar="FILE", help="Text to score on, never calibrated on."),
+]
+
+
+def fit_command(
+    model: ModelArgument,
+    output: Out,
+    size: Size = "",
+    bpw: Bpw = 0.0,
+    like: Like = "",
+    ctx: Ctx = 0,
+    kv: Kv = "",
+    slots: Slots = 1,
+    ubatch: Ubatch = 512,
+    flash_attention: FlashAttention = "on",
+    gpu_layers: GpuLayers = -1,
+    cpu_experts: CpuExperts = -1,
+    vram: Vram = "",
+    ram: Ram = "",
+    text: Text = None,
+    held_out: HeldOut = None,
+    threads: Threads = 0,
+    no_score: NoScore = False,
+    json: Json = False,
+) -> None:
+    """Plan, calibrate, cut to size and prove the loss: one file, ready to run.
+
+    Example:  snugfit fit demo-moe -o small.gguf --size 6MiB --ctx 1024
+    """
+    from snugfit.fit import fit, plan_fit
+    from snugfit.models import open_model
+
+    opened, machine = open_model(model), machine_from(vram, ram)
+    limit = size_limit(size, bpw, opened.spec().parameters)
+    goal = goal_from(
+        ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+    )
+    chosen = plan_fit(opened, machine, goal)
+    if not json:
+        plan.show(chosen)
+    with render.stages({"quantizing": "weights"}, "layers") as progress:
+        fitted = fit(
+            opened,
+            chosen,
+            output,
+            text=text,
+            held_out=held_out,
+            threads=threads,
+            score=not no_score,
+            progress=progress,
+        )
+    if json:
+        render.print_json(
+            {
+                "plan": documents.of_plan(fitted.plan),
+                "written": quantize_cli.of_written(fitted.written),
+                "as_predicted": fitted.as_predicted,
+                "score": documents.of_score(fitted.score) if fitted.score else None,
+            }
+        )
+        return
+    render.heading("Written")
+    quantize_cli.show(fitted.written, chosen.mix)
+    render.out.print(
+        f"predicted {chosen.file_bytes:,} bytes, written {fitted.written.file_bytes:,}: "
+        + ("equal" if fitted.as_predicted else "[red]different[/]")
+    )
+    if fitted.score:
+        render.heading("Loss against the original")
+        evaluate.show(fitted.score)
+    configuration = chosen.memory.configuration
+    render.next_command(f'snugfit run {output} "import os" --ctx {configuration.ctx}')

@@ -1,0 +1,67 @@
+"""snugfit inspect MODEL"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from snugfit.cli import documents, render
+from snugfit.cli.options import Json, ModelArgument
+from snugfit.core import ModelSpec
+from snugfit.units import format_size
+
+
+def inspect_command(
+    model: ModelArgument,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json: Json = False,
+) -> None:
+    """Show a model's shapes, tensor types, bytes and cache, from its headers alone.
+
+    Example:  snugfit inspect demo-moe --tensors
+    """
+    from snugfit.sizing import inspect
+
+    spec = inspect(model)
+    if json:
+        render.print_json(documents.of_model(spec))
+        return
+    show(spec)
+    if tensors:
+        show_tensors(spec)
+    render.next_command(f"snugfit plan {model}")
+
+
+def show(spec: ModelSpec) -> None:
+    document = documents.of_model(spec)
+    experts = f", {spec.experts} experts, {spec.experts_used} used" if spec.experts else ""
+    render.out.print(
+        f"[bold]{spec.name}[/]  {spec.architecture}, {spec.parameters / 1e6:,.1f} M parameters, "
+        f"{spec.layers} layers{experts}"
+    )
+    facts = render.table("", "")
+    cache = document["kv_cache_bytes_per_token"]
+    rows = [
+        ("file", f"{format_size(spec.file_bytes)} ({spec.file_bytes:,} bytes)"),
+        ("weights", f"{format_size(spec.weights_bytes)}, {spec.bits_per_weight:.2f} bits a weight"),
+        ("KV cache", f"{format_size(cache['value'])} a token in F16 ({cache['basis']})"),
+        ("context", f"{spec.context_length:,} tokens in training"),
+        ("vocabulary", f"{spec.vocabulary:,} tokens, hidden size {spec.hidden_size:,}"),
+    ]
+    for row in rows:
+        facts.add_row(*row)
+    facts.show_header = False
+    render.out.print(facts)
+    types = render.table("type", ">bytes", ">share")
+    for name, size_bytes in document["bytes_of_type"].items():
+        types.add_row(name, format_size(size_bytes), f"{size_bytes / spec.weights_bytes:.1%}")
+    render.out.print(types)
+
+
+def show_tensors(spec: ModelSpec) -> None:
+    table = render.table("tensor", ">shape", "type", ">bytes")
+    for tensor in spec.tensors:
+        shape = " x ".join(str(length) for length in tensor.shape)
+        table.add_row(tensor.name, shape, tensor.type_name, f"{tensor.size_bytes:,}")
+    render.out.print(table)

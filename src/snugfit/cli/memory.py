@@ -1,0 +1,89 @@
+"""snugfit memory MODEL"""
+
+from __future__ import annotations
+
+from snugfit.cli import documents, render
+from snugfit.cli.options import (
+    CpuExperts,
+    Ctx,
+    FlashAttention,
+    GpuLayers,
+    Json,
+    Kv,
+    ModelArgument,
+    Ram,
+    Slots,
+    Ubatch,
+    Vram,
+    configuration_from,
+    machine_from,
+)
+from snugfit.core import MemoryUse
+from snugfit.units import format_size
+
+
+def memory_command(
+    model: ModelArgument,
+    ctx: Ctx = 4096,
+    kv: Kv = "f16",
+    slots: Slots = 1,
+    ubatch: Ubatch = 512,
+    flash_attention: FlashAttention = "on",
+    gpu_layers: GpuLayers = -1,
+    cpu_experts: CpuExperts = 0,
+    vram: Vram = "",
+    ram: Ram = "",
+    json: Json = False,
+) -> None:
+    """Say how many bytes exactly this configuration takes, on each device.
+
+    Layers go to the GPUs if there are any, unless --gpu-layers says otherwise.
+
+    Example:  snugfit memory demo-moe --ctx 1024 --kv q8_0
+    """
+    from snugfit.models import open_model
+    from snugfit.planning.memory import predict
+
+    spec, machine = open_model(model).spec(), machine_from(vram, ram)
+    if gpu_layers < 0:
+        gpu_layers = spec.layers + 1 if machine.gpus else 0
+    configuration = configuration_from(
+        ctx or spec.context_length, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+    )
+    use = predict(spec, configuration, machine)
+    if json:
+        render.print_json(documents.of_memory(use))
+        return
+    show(use)
+    render.next_command(f"snugfit plan {model}")
+
+
+def show(use: MemoryUse) -> None:
+    """Print one row a device, and how each column is known."""
+    configuration = use.configuration
+    flash = "on" if configuration.flash_attention else "off"
+    render.out.print(
+        f"[bold]{format_size(use.total_bytes)}[/] at {configuration.ctx:,} tokens, "
+        f"KV {configuration.kv_type.lower()}, {configuration.slots} slot(s), "
+        f"ubatch {configuration.ubatch}, flash attention {flash}"
+    )
+    table = render.table("device", ">weights", ">KV cache", ">compute", ">other", ">total", ">free")
+    for device in use.devices:
+        table.add_row(
+            device.name,
+            format_size(device.weights_bytes),
+            format_size(device.kv_cache_bytes),
+            format_size(device.compute_bytes),
+            format_size(device.overhead_bytes),
+            f"[{'green' if device.fits else 'red'}]{format_size(device.total_bytes)}[/]",
+            format_size(device.free_bytes),
+        )
+    render.out.print(table)
+    render.out.print(
+        f"[dim]weights exact, KV cache {use.kv_basis}, compute {use.compute_basis} "
+        f"(within {use.compute_band:.0%}), other estimated[/]"
+    )
+    for device in use.devices:
+        if not device.fits:
+            short = format_size(device.total_bytes - device.free_bytes)
+            render.out.print(f"[red]does not fit:[/] {device.name} is {short} short")

@@ -1,0 +1,151 @@
+"""Options that several commands share, declared once; llama.cpp's spellings are accepted too."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snugfit.core import Configuration, Machine
+from snugfit.errors import UsageError
+from snugfit.units import parse_size, parse_sizes
+
+if TYPE_CHECKING:
+    from snugfit.planning.search import Goal
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hugging Face directory, GGUF file, Hub name owner/name[:file], demo or demo-moe.",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+Vram = Annotated[
+    str,
+    typer.Option("--vram", metavar="SIZE[,SIZE..]", help="Memory of each GPU, instead of what is here."),
+]
+Ram = Annotated[
+    str, typer.Option("--ram", metavar="SIZE", help="Host memory to use, instead of what is free here.")
+]
+Ctx = Annotated[
+    int,
+    typer.Option(
+        "--ctx", "-c", "--ctx-size", min=0, metavar="N", help="Tokens of context; 0 chooses one."
+    ),
+]
+Kv = Annotated[
+    str,
+    typer.Option(
+        "--kv", "-ctk", "--cache-type-k", metavar="TYPE", help="KV cache type: f16, q8_0, q4_0 ..."
+    ),
+]
+Slots = Annotated[
+    int, typer.Option("--slots", "-np", "--parallel", min=1, metavar="N", help="Requests at a time.")
+]
+Ubatch = Annotated[
+    int,
+    typer.Option("--ubatch", "-ub", "--ubatch-size", min=1, metavar="N", help="Tokens of one pass."),
+]
+FlashAttention = Annotated[
+    str,
+    typer.Option("--flash-attention", "-fa", "--flash-attn", metavar="on|off", help="Fused attention."),
+]
+GpuLayers = Annotated[
+    int,
+    typer.Option(
+        "--gpu-layers", "-ngl", "--n-gpu-layers", metavar="N", help="Layers on GPUs; -1 chooses."
+    ),
+]
+CpuExperts = Annotated[
+    int,
+    typer.Option(
+        "--cpu-experts",
+        "-ncmoe",
+        "--n-cpu-moe",
+        metavar="N",
+        help="First layers whose experts stay in RAM; -1 chooses.",
+    ),
+]
+Threads = Annotated[
+    int, typer.Option("--threads", "-t", min=0, metavar="N", help="Threads; 0 takes every processor.")
+]
+Out = Annotated[
+    Path, typer.Option("-o", "--output", metavar="OUT", help="File to write.", show_default=False)
+]
+Text = Annotated[
+    Path | None,
+    typer.Option("--text", metavar="FILE", help="Text to use instead of the one that ships."),
+]
+Size = Annotated[str, typer.Option("--size", metavar="SIZE", help="Bytes that the file may have.")]
+Like = Annotated[str, typer.Option("--like", "--mix", metavar="MIX", help="A named mix, as Q4_K_M.")]
+Bpw = Annotated[
+    float, typer.Option("--bpw", min=0, metavar="X", help="Bits per weight that the file may have.")
+]
+
+
+def machine_from(vram: str, ram: str) -> Machine:
+    """Return the machine that is here, with memories replaced by those that were named."""
+    from snugfit.hardware.detect import detect, machine_of
+
+    if not vram and not ram:
+        return detect()
+    gpus = parse_sizes(vram) if vram else None
+    return machine_of(gpus, parse_size(ram) if ram else None)
+
+
+def size_limit(size: str, bpw: float, parameters: int) -> int | None:
+    """Return the bytes that --size or --bpw allow the file, or None without either."""
+    if size:
+        return parse_size(size)
+    return int(bpw * parameters / 8) if bpw else None
+
+
+def is_on(text: str) -> bool:
+    """Read `on` or `off`. Raises UsageError for anything else."""
+    if text.lower() not in ("on", "off"):
+        raise UsageError(f"--flash-attention takes on or off, not '{text}'.")
+    return text.lower() == "on"
+
+
+def configuration_from(
+    ctx: int, kv: str, slots: int, ubatch: int, flash_attention: str, gpu_layers: int, experts: int
+) -> Configuration:
+    return Configuration(
+        ctx=ctx,
+        kv_type=kv.upper(),
+        slots=slots,
+        ubatch=ubatch,
+        flash_attention=is_on(flash_attention),
+        gpu_layers=max(0, gpu_layers),
+        cpu_expert_layers=max(0, experts),
+    )
+
+
+def goal_from(
+    ctx: int,
+    size_bytes: int | None,
+    like: str,
+    kv: str,
+    slots: int,
+    ubatch: int,
+    flash_attention: str,
+    gpu_layers: int,
+    experts: int,
+) -> Goal:
+    """Return what planning aims at; 0, -1 and empty text leave the choice to it."""
+    from snugfit.planning.search import Goal
+
+    return Goal(
+        ctx=ctx or None,
+        size_bytes=size_bytes,
+        mix=like.upper() or None,
+        kv_type=kv.upper() or None,
+        slots=slots,
+        ubatch=ubatch,
+        flash_attention=is_on(flash_attention),
+        gpu_layers=gpu_layers if gpu_layers >= 0 else None,
+        cpu_expert_layers=experts if experts >= 0 else None,
+    )

@@ -1,0 +1,100 @@
+"""snugfit plan MODEL"""
+
+from __future__ import annotations
+
+from snugfit.cli import documents, memory, render
+from snugfit.cli.options import (
+    Bpw,
+    CpuExperts,
+    Ctx,
+    FlashAttention,
+    GpuLayers,
+    Json,
+    Kv,
+    Like,
+    ModelArgument,
+    Ram,
+    Size,
+    Slots,
+    Ubatch,
+    Vram,
+    goal_from,
+    machine_from,
+    size_limit,
+)
+from snugfit.core import Plan
+from snugfit.units import format_size
+
+
+def plan_command(
+    model: ModelArgument,
+    ctx: Ctx = 0,
+    size: Size = "",
+    bpw: Bpw = 0.0,
+    like: Like = "",
+    kv: Kv = "",
+    slots: Slots = 1,
+    ubatch: Ubatch = 512,
+    flash_attention: FlashAttention = "on",
+    gpu_layers: GpuLayers = -1,
+    cpu_experts: CpuExperts = -1,
+    vram: Vram = "",
+    ram: Ram = "",
+    json: Json = False,
+) -> None:
+    """Choose a mix, a context and a place for every layer, and say why.
+
+    Example:  snugfit plan demo-moe --size 6MiB --ctx 1024
+    """
+    from snugfit.models import open_model
+    from snugfit.planning import search
+
+    spec, machine = open_model(model).spec(), machine_from(vram, ram)
+    size_bytes = size_limit(size, bpw, spec.parameters)
+    goal = goal_from(
+        ctx, size_bytes, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+    )
+    chosen = search.choose(spec, machine, goal)
+    others = search.candidates(spec, machine, goal)
+    if json:
+        document = documents.of_plan(chosen)
+        document["candidates"] = [documents.of_candidate(plan) for plan in others]
+        render.print_json(document)
+        return
+    show(chosen)
+    show_candidates(others, chosen)
+    limit = f" --size {size}" if size else ""
+    if spec.is_quantized:
+        render.next_command(f"snugfit run {model} --ctx {chosen.memory.configuration.ctx}")
+    else:
+        render.next_command(f"snugfit fit {model} -o {spec.name}-{chosen.mix}.gguf{limit}")
+
+
+def show(plan: Plan) -> None:
+    """Print the choice, its reasons and its bytes on each device."""
+    configuration = plan.memory.configuration
+    render.out.print(
+        f"[bold]{plan.model}: {plan.mix}[/], {plan.bits_per_weight:.2f} bits a weight, file "
+        f"{format_size(plan.file_bytes)} ({plan.file_bytes:,} bytes), {configuration.ctx:,} tokens"
+    )
+    for reason in plan.reasons:
+        render.out.print(f"  - {reason}")
+    memory.show(plan.memory)
+
+
+def show_candidates(plans: list[Plan], chosen: Plan) -> None:
+    render.heading("Every way")
+    table = render.table("", "mix", ">bits", ">file", ">context", "KV", ">memory", "fits")
+    for plan in plans:
+        configuration = plan.memory.configuration
+        table.add_row(
+            "->" if plan.mix == chosen.mix else "",
+            plan.mix,
+            f"{plan.bits_per_weight:.2f}",
+            format_size(plan.file_bytes),
+            f"{configuration.ctx:,}",
+            configuration.kv_type.lower(),
+            format_size(plan.memory.total_bytes),
+            "[green]yes[/]" if plan.memory.fits else "[red]no[/]",
+        )
+    render.out.print(table)

@@ -1,0 +1,151 @@
+"""How results look: tables on stdout, progress and warnings on stderr, or one JSON document."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+SECONDS_BEFORE_A_BAR = 2.0
+SECONDS_BETWEEN_LINES = 15.0  # where stderr is a log, not a terminal
+
+out = Console(highlight=False)
+err = Console(stderr=True, highlight=False)
+
+
+def print_json(document: Mapping[str, Any]) -> None:
+    """Write one document to stdout. A NaN would not be JSON, and none is ever meant."""
+    json.dump(document, sys.stdout, indent=2, allow_nan=False)
+    sys.stdout.write("\n")
+
+
+def table(*columns: str, title: str = "") -> Table:
+    """Return an empty table; a column whose name starts with `>` holds numbers."""
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        justify = "right" if column.startswith(">") else "left"
+        made.add_column(column.lstrip(">"), justify=justify, header_style="dim", no_wrap=True)
+    return made
+
+
+def heading(text: str) -> None:
+    out.print(f"\n[bold]{text}[/]")
+
+
+def note(text: str) -> None:
+    err.print(f"[dim]{text}[/]")
+
+
+def warn(text: str) -> None:
+    err.print(f"[yellow]warning:[/] {text}")
+
+
+def next_command(command: str) -> None:
+    """Print the command that people want next; never folded, so that it can be copied."""
+    out.print(f"\n[dim]Next:[/] [bold]{command}[/]", soft_wrap=True)
+
+
+class Bar:
+    """Progress that shows itself only once a job turns out to take longer than two seconds.
+
+    Called with (done, total). On a terminal it is a bar with rate and time left; in a log, a line
+    every quarter of a minute.
+    """
+
+    def __init__(self, label: str, unit: str) -> None:
+        self.label, self.unit = label, unit
+        self.began = self.last_line = time.monotonic()
+        self.progress: Progress | None = None
+        self.task = TaskID(0)
+
+    def __call__(self, done: int, total: int) -> None:
+        elapsed = time.monotonic() - self.began
+        if elapsed < SECONDS_BEFORE_A_BAR or not done:
+            return
+        rate = done / elapsed
+        if not err.is_terminal:
+            self._line(done, total, rate)
+            return
+        if self.progress is None:
+            self.progress = self._shown(total)
+        self.progress.update(
+            self.task, completed=done, total=total, rate=f"{scaled(rate)} {self.unit}/s"
+        )
+
+    def _shown(self, total: int) -> Progress:
+        progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TextColumn("{task.fields[rate]}"),
+            TimeRemainingColumn(),
+            console=err,
+            transient=True,
+        )
+        progress.start()
+        self.task = progress.add_task(self.label, total=total, rate="")
+        return progress
+
+    def _line(self, done: int, total: int, rate: float) -> None:
+        now = time.monotonic()
+        if now - self.last_line < SECONDS_BETWEEN_LINES:
+            return
+        self.last_line = now
+        left = (total - done) / rate
+        err.print(
+            f"{self.label}: {done / total:.0%}, {scaled(rate)} {self.unit}/s, {left:.0f} s left"
+        )
+
+    def close(self) -> None:
+        if self.progress is not None:
+            self.progress.stop()
+
+
+@contextmanager
+def bar(label: str, unit: str) -> Iterator[Bar]:
+    shown = Bar(label, unit)
+    try:
+        yield shown
+    finally:
+        shown.close()
+
+
+def scaled(value: float) -> str:
+    """Write a count with three digits and a decimal prefix: 1.32 M, 45.1 k, 7.25."""
+    for limit, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            return f"{value / limit:.3g}{prefix}"
+    return f"{value:.3g}"
+
+
+@contextmanager
+def stages(units: Mapping[str, str], otherwise: str) -> Iterator[Callable[[str, int, int], None]]:
+    """Yield a callable (stage, done, total) that shows one bar after another, a bar a stage."""
+    shown: dict[str, Bar] = {}
+
+    def report(stage: str, done: int, total: int) -> None:
+        if stage not in shown:
+            for earlier in shown.values():
+                earlier.close()
+            shown[stage] = Bar(stage, units.get(stage, otherwise))
+        shown[stage](done, total)
+
+    try:
+        yield report
+    finally:
+        for one in shown.values():
+            one.close()

@@ -1,0 +1,166 @@
+"""snugfit run MODEL [PROMPT]"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from snugfit.cli import documents, render
+from snugfit.cli.options import (
+    CpuExperts,
+    Ctx,
+    FlashAttention,
+    GpuLayers,
+    Json,
+    Kv,
+    ModelArgument,
+    Ram,
+    Slots,
+    Ubatch,
+    Vram,
+    goal_from,
+    machine_from,
+)
+from snugfit.core import Answer, MemoryUse
+from snugfit.errors import UsageError
+from snugfit.units import format_size
+
+if TYPE_CHECKING:
+    from snugfit.models import Model
+    from snugfit.runtimes.base import Runtime
+
+Prompt = Annotated[
+    str, typer.Argument(metavar="[PROMPT]", help="Text to answer; without it, chat.")
+]
+MaxTokens = Annotated[
+    int, typer.Option("--max-tokens", "-n", "--predict", min=1, metavar="N", help="Longest answer.")
+]
+Temperature = Annotated[
+    float, typer.Option("--temperature", "--temp", min=0.0, help="0 takes the likeliest token.")
+]
+Seed = Annotated[int, typer.Option("--seed", help="Fixes the draw; -1 draws anew.")]
+PARTS = ("weights", "kv_cache", "compute")
+
+
+def run_command(
+    model: ModelArgument,
+    prompt: Prompt = "",
+    max_tokens: MaxTokens = 128,
+    temperature: Temperature = 0.8,
+    seed: Seed = -1,
+    ctx: Ctx = 0,
+    kv: Kv = "",
+    slots: Slots = 1,
+    ubatch: Ubatch = 512,
+    flash_attention: FlashAttention = "on",
+    gpu_layers: GpuLayers = -1,
+    cpu_experts: CpuExperts = -1,
+    vram: Vram = "",
+    ram: Ram = "",
+    json: Json = False,
+) -> None:
+    """Answer a prompt, or chat without one; then show the memory predicted and allocated.
+
+    The answer alone goes to stdout. The engine is llama.cpp, in a process of its own.
+
+    Example:  snugfit run demo-moe "import os" --temperature 0
+    """
+    from snugfit.models import open_model
+    from snugfit.planning.search import choose
+    from snugfit.runtimes.base import create_runtime
+
+    if json and not prompt:
+        raise UsageError("--json needs a PROMPT; a chat is not one document.")
+    path = runnable(open_model(model))
+    spec, machine = open_model(str(path)).spec(), machine_from(vram, ram)
+    goal = goal_from(ctx, None, "", kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts)
+    plan = choose(spec, machine, goal)
+    drawn = None if seed < 0 else seed
+    with create_runtime() as runtime:
+        runtime.start(path, plan.memory.configuration)
+        if prompt:
+            on_text = None if json else print_piece
+            answer = runtime.generate(prompt, max_tokens, temperature, drawn, on_text)
+            report(answer, plan.memory, runtime.allocated(), json)
+        else:
+            chat(runtime, model, max_tokens, temperature, drawn)
+
+
+def runnable(model: Model) -> Path:
+    """Return a GGUF file of the model; a Hugging Face directory is converted once and kept."""
+    from platformdirs import user_cache_path
+
+    from snugfit.quantize import quantize, types_of_mix
+
+    if model.is_gguf:
+        return model.path
+    newest = max(file.stat().st_mtime_ns for file in model.path.iterdir())
+    folder = user_cache_path("snugfit", appauthor=False, ensure_exists=True) / "converted"
+    folder.mkdir(exist_ok=True)
+    kept = folder / f"{model.name}-{newest:x}.gguf"
+    if not kept.is_file():
+        render.note(f"converting {model.name} once, to {kept}")
+        with render.bar("converting", "weights") as bar:
+            quantize(model, kept, types_of_mix(model, "BF16"), mix="BF16", progress=bar)
+    return kept
+
+
+def print_piece(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
+def report(
+    answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json: bool
+) -> None:
+    """Say how fast the answer came and what the engine allocated beside what was predicted."""
+    expected = dict(
+        zip(
+            PARTS,
+            (predicted.weights_bytes, predicted.kv_cache_bytes, predicted.compute_bytes),
+            strict=True,
+        )
+    )
+    if json:
+        render.print_json(
+            documents.of_answer(answer) | {"predicted": expected, "allocated": allocated}
+        )
+        return
+    print()
+    render.err.print(
+        f"\n[dim]{answer.generated_tokens} tokens, {answer.tokens_per_second:.1f} tokens/s; "
+        f"prompt {answer.prompt_tokens} tokens[/]"
+    )
+    table = render.table("memory", ">predicted", ">allocated", ">difference")
+    for part, size_bytes in expected.items():
+        found = allocated.get(part, 0)
+        difference = f"{(found - size_bytes) / size_bytes:+.1%}" if size_bytes else ""
+        table.add_row(
+            part.replace("_", " "), format_size(size_bytes), format_size(found), difference
+        )
+    render.err.print(table)
+
+
+def chat(
+    runtime: Runtime, model: str, max_tokens: int, temperature: float, seed: int | None
+) -> None:
+    """Talk until an empty line of input ends, or /bye."""
+    render.note(f"{model}: write, and press Enter; /bye or Ctrl-D ends.")
+    messages: list[dict[str, str]] = []
+    while True:
+        try:
+            text = input("> ").strip()
+        except EOFError:
+            print()
+            return
+        if text == "/bye":
+            return
+        if not text:
+            continue
+        messages.append({"role": "user", "content": text})
+        answer = runtime.chat(messages, max_tokens, temperature, seed, print_piece)
+        print()
+        messages.append({"role": "assistant", "content": answer.text})

@@ -1,0 +1,78 @@
+"""The main job from end to end: plan, calibrate, cut to size, prove the loss."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from snugfit.calibrate import calibrate
+from snugfit.core import Machine, Plan, Score
+from snugfit.errors import SnugfitError
+from snugfit.evaluate import evaluate
+from snugfit.models import Model, open_model
+from snugfit.planning.search import Goal, choose
+from snugfit.quantize import Written, quantize
+from snugfit.quants.types import TYPES
+
+# Called with the name of the stage, how much of it is done, and how much there is.
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished fit: what was planned, what was written, how good it is."""
+
+    plan: Plan
+    written: Written
+    score: Score | None
+
+    @property
+    def as_predicted(self) -> bool:
+        return self.written.file_bytes == self.plan.file_bytes
+
+
+def plan_fit(model: Model, machine: Machine, goal: Goal) -> Plan:
+    """Return the plan that `fit` would carry out. Raises BudgetError if nothing fits."""
+    return choose(model.spec(), machine, goal)
+
+
+def fit(
+    model: Model,
+    plan: Plan,
+    out: Path,
+    *,
+    text: Path | None = None,
+    held_out: Path | None = None,
+    threads: int = 0,
+    score: bool = True,
+    progress: Progress | None = None,
+) -> Fitted:
+    """Cut `model` as `plan` says, to exactly the bytes it says, and score the file.
+
+    Raises what calibrating, quantizing and evaluating raise; the file appears whole or not at all.
+    """
+    report = progress or (lambda stage, done, total: None)
+    importance = None
+    if any(TYPES[name].is_quantized for name in plan.tensor_types.values()):
+        importance = calibrate(model, text, progress=lambda *at: report("calibrating", *at))
+    written = quantize(
+        model,
+        out,
+        plan.tensor_types,
+        mix=plan.mix,
+        importance=importance,
+        threads=threads,
+        progress=lambda *at: report("quantizing", *at),
+    )
+    if written.file_bytes != plan.file_bytes:
+        raise SnugfitError(
+            f"{out}: {written.file_bytes} bytes written, {plan.file_bytes} predicted. "
+            "This is a fault of snugfit; please report it with the model's name."
+        )
+    proof = None
+    if score:
+        proof = evaluate(
+            open_model(str(out)), model, held_out, progress=lambda *at: report("evaluating", *at)
+        )
+    return Fitted(plan, written, proof)

@@ -1,0 +1,162 @@
+"""Safetensors, read: one file or the shards of a folder, mapped, every offset checked.
+
+The `safetensors` package needs torch for bfloat16 and does not say which check failed, so the header
+(eight bytes of length, then JSON) is read here; files come from strangers.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snugfit.errors import FormatError, UnsupportedError
+
+# The format's own bound on a header (safetensors' documentation, "Format").
+LARGEST_HEADER_BYTES = 100_000_000
+# bfloat16 is kept as its 16 stored bits; numpy has no such type.
+DTYPES: dict[str, np.dtype[Any]] = {
+    "F64": np.dtype("<f8"),
+    "F32": np.dtype("<f4"),
+    "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"),
+    "I64": np.dtype("<i8"),
+    "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"),
+    "I8": np.dtype("i1"),
+    "U8": np.dtype("u1"),
+    "BOOL": np.dtype("?"),
+}
+INDEX_NAME = "model.safetensors.index.json"
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor of a shard: its place and shape; `dtype` is safetensors' own name."""
+
+    path: Path
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+
+    def map(self) -> np.ndarray[Any, Any]:
+        """Map the stored values without reading them; bfloat16 as uint16 bits.
+
+        Raises UnsupportedError for a type that is not in DTYPES.
+        """
+        if self.dtype not in DTYPES:
+            raise UnsupportedError(
+                f"{self.path}: tensor {self.name} is stored as {self.dtype}; "
+                f"{', '.join(DTYPES)} can be read. Use the model's 16-bit files."
+            )
+        return np.memmap(self.path, DTYPES[self.dtype], "r", offset=self.offset, shape=self.shape)
+
+
+def read_folder(folder: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of a Hugging Face directory by name. Raises FormatError."""
+    index = folder / INDEX_NAME
+    if index.is_file():
+        return _read_shards(folder, index)
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise FormatError(
+            f"{folder}: no .safetensors file. Download the model's safetensors, not only its config."
+        )
+    tensors: dict[str, StoredTensor] = {}
+    for file in files:
+        tensors |= read_safetensors(file)
+    return tensors
+
+
+def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
+        raise FormatError(f"{index}: no weight_map of names to files. Download it again.")
+    found: dict[str, StoredTensor] = {}
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name:
+            raise FormatError(f"{index}: names the file {name!r}, which is outside the folder.")
+        if not (folder / name).is_file():
+            raise FormatError(f"{folder / name}: the shard is missing. Download it.")
+        found |= read_safetensors(folder / name)
+    missing = weight_map.keys() - found.keys()
+    if missing:
+        raise FormatError(
+            f"{index}: tensor {min(missing)} is in no shard ({len(missing)} missing). "
+            "Download the shards again."
+        )
+    return found
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the JSON object in `path`. Raises FormatError if it is not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FormatError(f"{path}: no such file.") from None
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: not valid JSON. Download it again.") from None
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: not a JSON object. Download it again.")
+    return value
+
+
+def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+    """Return the tensors of one file by name. Raises FormatError if the header lies."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        if not 2 <= length <= min(size - 8, LARGEST_HEADER_BYTES):
+            raise FormatError(
+                f"{path}: its header claims {length} bytes, but the file has {size}; "
+                "it is truncated or not safetensors. Download it again."
+            )
+        try:
+            header = json.loads(file.read(length))
+        except (ValueError, RecursionError):
+            raise FormatError(f"{path}: its header is not JSON. Download it again.") from None
+    if not isinstance(header, dict):
+        raise FormatError(f"{path}: its header is not a JSON object. Download it again.")
+    data_start = 8 + length
+    return {
+        name: _checked(path, name, entry, data_start, size)
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _checked(
+    path: Path, name: str, entry: Any, data_start: int, file_bytes: int
+) -> StoredTensor:
+    if not isinstance(entry, Mapping):
+        raise FormatError(f"{path}: tensor {name} has no description. Download it again.")
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    sound = (
+        isinstance(dtype, str)
+        and _is_list_of_counts(shape)
+        and _is_list_of_counts(offsets)
+        and len(offsets) == 2
+        and offsets[0] <= offsets[1] <= file_bytes - data_start
+    )
+    if sound and dtype in DTYPES:
+        sound = math.prod(shape) * DTYPES[dtype].itemsize == offsets[1] - offsets[0]
+    if not sound:
+        raise FormatError(
+            f"{path}: tensor {name} claims type {dtype}, shape {shape} and bytes {offsets}, which "
+            f"the {file_bytes - data_start} bytes of data cannot hold. Download it again."
+        )
+    return StoredTensor(path, name, dtype, tuple(shape), data_start + offsets[0])
+
+
+def _is_list_of_counts(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(item, int) and not isinstance(item, bool) and 0 <= item < 2**62 for item in value
+    )

@@ -1,0 +1,200 @@
+"""Opens what a user calls MODEL: a Hugging Face directory, a GGUF file, a Hub name, or a demo.
+
+Every model is seen the same way, under GGUF names: a directory through its conversion row, a file as
+it is. Nothing is read but headers until weights are asked for, and then one slab at a time.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snugfit.archs.conversion.rows import Config, row_of
+from snugfit.archs.conversion.tensors import ConvertedTensor, Stored, convert_tensors
+from snugfit.archs.conversion.tokenizer import TokenizerFiles, tokenizer_metadata
+from snugfit.archs.table import spec_of
+from snugfit.core import ModelSpec, TensorInfo
+from snugfit.demo import DEMOS
+from snugfit.errors import FormatError
+from snugfit.formats.gguf import GgufFile, read_gguf
+from snugfit.formats.gguf_writer import encode_header
+from snugfit.formats.safetensors import DTYPES, StoredTensor, read_folder, read_json
+from snugfit.quants.codecs import dequantize_rows
+from snugfit.units import MIB
+
+Floats = np.ndarray[Any, np.dtype[np.float32]]
+Slabs = Callable[[str], Iterator[tuple[int, Floats]]]
+# Weights are handed on in runs of rows of about this size, as float32.
+SLAB_BYTES = 64 * MIB
+HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
+QUANTIZATION_VERSION = 2  # ggml's, stored in every file
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model whose headers were read. `metadata` and `tensors` are those of a GGUF file of it."""
+
+    name: str
+    path: Path
+    metadata: dict[str, Any]
+    tensors: dict[str, TensorInfo]
+    file_bytes: int  # of the model as it is stored
+    slabs: Slabs = field(repr=False)  # name -> (first row, float32 rows [rows, columns]), in order
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
+    def is_gguf(self) -> bool:
+        return self.path.is_file()
+
+    @property
+    def is_quantized(self) -> bool:
+        return any(tensor.type.is_quantized for tensor in self.tensors.values())
+
+    def load(self, name: str) -> Floats:
+        """Return a whole tensor as float32, in its shape."""
+        tensor = self.tensors[name]
+        values = np.empty((tensor.rows, tensor.columns), np.float32)
+        for first_row, rows in self.slabs(name):
+            values[first_row : first_row + len(rows)] = rows
+        return values.reshape(tensor.shape)
+
+    def spec(self) -> ModelSpec:
+        """Return the shapes that planning works on. Raises FormatError on absurd metadata."""
+        return spec_of(
+            self.name,
+            self.metadata,
+            tuple(self.tensors.values()),
+            file_bytes=self.file_bytes,
+            header_bytes=len(encode_header(self.cut_metadata(0), list(self.tensors.values()))),
+        )
+
+    def cut_metadata(self, file_type: int) -> dict[str, Any]:
+        """Return the metadata of a file cut from this model; its size is the same for every cut."""
+        return self.metadata | {
+            "general.file_type": np.uint32(file_type),
+            "general.quantization_version": np.uint32(QUANTIZATION_VERSION),
+        }
+
+
+def open_model(name: str) -> Model:
+    """Open a demo, a path or a Hub name. Raises FormatError, UnsupportedError: one line each."""
+    if name in DEMOS:
+        return _open_folder(DEMOS[name], name)
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _open_folder(path, path.resolve().name)
+    if path.exists():
+        return _open_gguf(path)
+    hub = HUB_NAME.fullmatch(name)
+    if hub and path.suffix not in {".gguf", ".safetensors"}:
+        return _open_hub(hub["repository"], hub["file"])
+    raise FormatError(
+        f"{name}: no such file or directory. Name a Hugging Face directory, a GGUF file, "
+        f"a Hub name (owner/name), or {' or '.join(DEMOS)}."
+    )
+
+
+def _open_hub(repository: str, file: str | None) -> Model:
+    from snugfit.formats.hub import download
+
+    path = download(repository, file)
+    return _open_gguf(path) if path.is_file() else _open_folder(path, repository.split("/")[1])
+
+
+def _open_gguf(path: Path) -> Model:
+    file = read_gguf(path)
+    if file.metadata.get("general.type") not in (None, "model"):
+        raise FormatError(
+            f"{path}: holds {file.metadata['general.type']!r}, not a language model. "
+            "Name the model's own GGUF file."
+        )
+    metadata = {key: value for key, value in file.metadata.items() if key != "general.alignment"}
+    return Model(path.stem, path, metadata, file.tensors, file.file_bytes, _gguf_slabs(file))
+
+
+def _gguf_slabs(file: GgufFile) -> Slabs:
+    def slabs(name: str) -> Iterator[tuple[int, Floats]]:
+        tensor, blocks = file.tensors[name], file.rows(name)
+        step = max(1, SLAB_BYTES // (4 * tensor.columns))
+        for first in range(0, tensor.rows, step):
+            yield first, dequantize_rows(blocks[first : first + step], tensor.type_name)
+
+    return slabs
+
+
+def _open_folder(folder: Path, name: str) -> Model:
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise FormatError(
+            f"{folder}: no config.json. Name the folder that holds config.json and *.safetensors."
+        )
+    config = Config(str(folder), read_json(config_path))
+    row = row_of(config)
+    stored = read_folder(folder)
+    described = {key: Stored(tensor.shape, tensor.dtype) for key, tensor in stored.items()}
+    converted = convert_tensors(str(folder), config, row, described)
+    metadata = {"general.architecture": row.architecture, "general.type": "model"}
+    metadata |= {"general.name": name}
+    metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
+    metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
+    tensors = {tensor.info.name: tensor.info for tensor in converted}
+    size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
+    return Model(name, folder, metadata, tensors, size, _folder_slabs(converted, stored))
+
+
+def _tokenizer_files(folder: Path) -> TokenizerFiles:
+    def optional(name: str) -> dict[str, Any]:
+        return read_json(folder / name) if (folder / name).is_file() else {}
+
+    if not (folder / "tokenizer.json").is_file():
+        raise FormatError(
+            f"{folder}: no tokenizer.json. Save it with transformers' tokenizer.save_pretrained."
+        )
+    config = optional("tokenizer_config.json")
+    template = config.get("chat_template")
+    if (folder / "chat_template.jinja").is_file():
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    return TokenizerFiles(
+        str(folder),
+        read_json(folder / "tokenizer.json"),
+        config,
+        optional("generation_config.json"),
+        template if isinstance(template, str) else "",
+    )
+
+
+def _folder_slabs(
+    converted: list[ConvertedTensor], stored: dict[str, StoredTensor]
+) -> Slabs:
+    pieces_of = {tensor.info.name: tensor for tensor in converted}
+
+    def slabs(name: str) -> Iterator[tuple[int, Floats]]:
+        tensor, first = pieces_of[name], 0
+        columns = tensor.info.columns
+        step = max(1, SLAB_BYTES // (4 * columns))
+        for piece in tensor.pieces:
+            source = stored[piece.source].map() if piece.source else np.empty(0)
+            is_bfloat16 = bool(piece.source) and stored[piece.source].dtype == "BF16"
+            rows = piece.arrange(source).reshape(-1, columns)
+            for start in range(0, len(rows), step):
+                slab = rows[start : start + step]
+                yield first + start, _widened(slab, is_bfloat16)
+            first += len(rows)
+
+    return slabs
+
+
+def _widened(values: np.ndarray[Any, Any], is_bfloat16: bool) -> Floats:
+    """Return float32; bfloat16 bits are the upper half of float32's."""
+    if is_bfloat16:
+        assert values.dtype == DTYPES["BF16"]
+        return (values.astype(np.uint32) << 16).view(np.float32)
+    return np.ascontiguousarray(values, np.float32)

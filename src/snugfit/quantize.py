@@ -1,0 +1,125 @@
+"""Writes a cut of a model: every tensor read once, quantized and written, one slab at a time."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from snugfit.core import TensorInfo
+from snugfit.errors import SnugfitError, UnsupportedError
+from snugfit.formats.gguf_writer import GgufWriter
+from snugfit.formats.imatrix import Floats, Importance
+from snugfit.models import Model
+from snugfit.quants.codecs import can_quantize, quantize_rows
+from snugfit.quants.recipes import RECIPES, assign_types
+
+Progress = Callable[[int, int], None]  # weights done, weights in all
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a quantization left behind."""
+
+    path: Path
+    file_bytes: int
+    bits_per_weight: float
+    seconds: float
+    types: dict[str, int]  # type name -> weights stored so
+    without_importance: tuple[str, ...]  # quantized tensors that calibration did not reach
+
+
+def types_of_mix(model: Model, mix: str) -> dict[str, str]:
+    """Return the type that a named mix gives each tensor of `model`."""
+    spec = model.spec()
+    return assign_types(mix, model.shapes, layers=spec.layers, experts=spec.experts)
+
+
+def quantize(
+    model: Model,
+    out: Path | str,
+    types: Mapping[str, str],
+    *,
+    mix: str = "",
+    importance: Importance | None = None,
+    threads: int = 0,
+    allow_requantize: bool = False,
+    progress: Progress | None = None,
+) -> Written:
+    """Write `model` to `out` with `types`, a type name for every tensor.
+
+    `threads` 0 uses every processor that this process may. The file appears whole or not at all.
+    Raises UnsupportedError for a type or source that cannot be, OutputError for a full disk.
+    """
+    out, began = Path(out), time.monotonic()
+    tensors = [TensorInfo(t.name, t.shape, types[t.name]) for t in model.tensors.values()]
+    _check(model, tensors, allow_requantize)
+    _check_target(model, out)
+    threads = threads or len(os.sched_getaffinity(0))
+    total, done = sum(tensor.parameters for tensor in tensors), 0
+    file_type = RECIPES[mix].file_type if mix in RECIPES else 0
+    missed = []
+    with GgufWriter(out, model.cut_metadata(file_type), tensors) as writer:
+        for tensor in tensors:
+            weights = importance.mean_squares(tensor.name) if importance else None
+            if importance and weights is None and tensor.type.is_quantized:
+                missed.append(tensor.name)
+            for first_row, rows in model.slabs(tensor.name):
+                for at, blocks in _quantized(tensor, first_row, rows, weights, threads):
+                    writer.write(tensor.name, blocks, at)
+                done += rows.size
+                if progress:
+                    progress(done, total)
+    stored: dict[str, int] = {}
+    for tensor in tensors:
+        stored[tensor.type_name] = stored.get(tensor.type_name, 0) + tensor.parameters
+    bits = 8 * sum(tensor.size_bytes for tensor in tensors) / total
+    seconds = time.monotonic() - began
+    return Written(out, writer.file_bytes, bits, seconds, stored, tuple(missed))
+
+
+def _quantized(
+    tensor: TensorInfo, first_row: int, rows: Floats, weights: Floats | None, threads: int
+) -> Any:
+    """Yield (row, blocks) for a slab, one run a matrix, since each expert has its own importance."""
+    matrix_rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
+    position = first_row
+    while position < first_row + len(rows):
+        matrix = position // matrix_rows
+        end = min((matrix + 1) * matrix_rows, first_row + len(rows))
+        part = rows[position - first_row : end - first_row]
+        importance = None
+        if weights is not None and tensor.type.is_quantized:
+            importance = weights[matrix if len(weights) > 1 else 0]
+        try:
+            yield position, quantize_rows(part, tensor.type_name, importance, threads)
+        except SnugfitError as error:
+            raise type(error)(f"tensor {tensor.name}, from row {position} on: {error}") from None
+        position = end
+
+
+def _check(model: Model, tensors: list[TensorInfo], allow_requantize: bool) -> None:
+    for tensor in tensors:
+        if not can_quantize(tensor.type_name):
+            raise UnsupportedError(
+                f"{model.name}: tensor {tensor.name} cannot be quantized to {tensor.type_name} yet."
+            )
+        tensor.type.row_bytes(tensor.columns)
+        source = model.tensors[tensor.name].type
+        if source.is_quantized and source.name != tensor.type_name and not allow_requantize:
+            raise UnsupportedError(
+                f"{model.path}: tensor {tensor.name} is already {source.name}; quantizing it again "
+                "adds loss. Start from the 16-bit model, or add --allow-requantize."
+            )
+
+
+def _check_target(model: Model, out: Path) -> None:
+    if out.exists() and model.path.exists() and np.any(out.samefile(model.path)):
+        raise UnsupportedError(f"{out}: is the model itself. Choose another file with -o.")
+    if out.is_dir():
+        raise UnsupportedError(f"{out}: is a folder. Name a file, such as {out}/model.gguf.")
