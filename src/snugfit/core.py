@@ -48,6 +48,7 @@ class LayerCache:
     layer: int
     key_width: int
     value_width: int
+    heads: int = 1  # that keys and values are split into; a quantized cache's blocks fill each
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ class ModelSpec:
     tensors: tuple[TensorInfo, ...]
     file_bytes: int  # header, metadata and padding counted
     cache_basis: Basis = "exact"
+    header_bytes: int = 0  # before the tensor data of a file cut from this model
 
     @property
     def parameters(self) -> int:
@@ -79,6 +81,10 @@ class ModelSpec:
     @property
     def bits_per_weight(self) -> float:
         return 8 * self.weights_bytes / self.parameters
+
+    @property
+    def is_quantized(self) -> bool:
+        return any(tensor.type.is_quantized for tensor in self.tensors)
 
 
 @dataclass(frozen=True)
@@ -119,8 +125,9 @@ class Configuration:
     slots: int = 1
     ubatch: int = 512
     flash_attention: bool = True
-    gpu_layers: int = 0  # counted from the last layer, llama.cpp's way; layers + 1 takes the output too
+    gpu_layers: int = 0  # llama.cpp's way: the output, then layers from the last; layers + 1: all
     cpu_expert_layers: int = 0  # the first N layers keep their experts in RAM
+    kv_unified: bool = False  # one cache for all slots; else ctx is split into one a slot
 
 
 @dataclass(frozen=True)
@@ -217,7 +224,10 @@ class Answer:
     generated_tokens: int
     prompt_seconds: float
     generated_seconds: float
-    allocated: dict[str, int] = field(default_factory=dict)  # part -> bytes: weights, kv_cache, compute
+    # Part -> bytes: weights, kv_cache, compute.
+    allocated: dict[str, int] = field(default_factory=dict)
+    # Ids of the generated tokens; empty when the engine did not tell them.
+    tokens: tuple[int, ...] = ()
 
     @property
     def tokens_per_second(self) -> float:

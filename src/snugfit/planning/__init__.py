@@ -1,0 +1,1 @@
+"""What fits where: the bytes of one configuration, and the search for the best one."""

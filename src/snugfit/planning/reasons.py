@@ -1,0 +1,140 @@
+"""Says why: the sentences beside a plan, and the one line when nothing fits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from snugfit.core import DeviceUse, MemoryUse, ModelSpec, Plan
+from snugfit.errors import BudgetError
+from snugfit.planning.memory import has_all_layers_on_gpus
+from snugfit.units import BYTES_OF_UNIT, format_size
+
+
+def reasons_for(
+    spec: ModelSpec,
+    chosen: Plan,
+    plans: Sequence[Plan],
+    *,
+    size_bytes: int | None,
+    is_ctx_given: bool,
+) -> tuple[str, ...]:
+    """Return a few sentences on `chosen` out of `plans`, which are in order of quality."""
+    sentences = [_choice(spec, chosen, plans), _limit(chosen.memory)]
+    sentences.append(_next_better(spec, chosen, plans, size_bytes))
+    sentences.append(_context(spec, chosen, is_ctx_given))
+    experts = chosen.memory.configuration.cpu_expert_layers
+    if experts:
+        sentences.append(
+            f"The experts of the first {experts} of {spec.layers} layers are in RAM, "
+            "at a modest cost in speed."
+        )
+    band = f"{chosen.memory.compute_band:.0%}"
+    sentences.append(f"Weights and file are exact, compute buffers estimated to within {band}.")
+    return tuple(sentences)
+
+
+def budget_error(
+    name: str, plans: Sequence[Plan], smallest_cut: tuple[int, str] | None, size_bytes: int | None
+) -> BudgetError:
+    """Return the line that names the smallest way and what it lacks.
+
+    `plans` are within the file size but do not fit; `smallest_cut` is a file's bytes and its mix.
+    """
+    if smallest_cut is None:
+        return BudgetError(
+            f"{name}: no mix is smaller than the model is now. Run it as it is, or name a mix."
+        )
+    if not plans:
+        file_bytes, mix = smallest_cut
+        return BudgetError(
+            f"{name}: the smallest cut, {mix}, needs {format_size(file_bytes)} for the file; "
+            f"{format_size(size_bytes or 0)} were allowed. Give at least {rounded_up(file_bytes)}."
+        )
+    plan = min(plans, key=lambda plan: (_missing(plan.memory), plan.memory.total_bytes))
+    use = plan.memory
+    short = max(use.devices, key=lambda device: device.total_bytes - device.free_bytes)
+    return BudgetError(
+        f"{name}: the smallest cut that can be, {plan.mix}, needs {format_size(plan.file_bytes)} "
+        f"for the file and {format_size(use.total_bytes)} in all at {use.configuration.ctx} tokens "
+        f"of context; {short.name} has {format_size(short.free_bytes)} free. "
+        f"Give {short.name} at least {rounded_up(short.total_bytes)}."
+    )
+
+
+def rounded_up(size_bytes: int) -> str:
+    """Write bytes so that reading them back gives at least as many."""
+    for unit in ("GiB", "MiB", "KiB"):
+        if size_bytes >= BYTES_OF_UNIT[unit]:
+            return f"{math.ceil(100 * size_bytes / BYTES_OF_UNIT[unit]) / 100:.2f} {unit}"
+    return f"{size_bytes} B"
+
+
+def _choice(spec: ModelSpec, chosen: Plan, plans: Sequence[Plan]) -> str:
+    what = f"{chosen.bits_per_weight:.2f} bits a weight, a file of {format_size(chosen.file_bytes)}"
+    use = chosen.memory
+    if len(use.devices) == 1:
+        where = "it fits" if len(plans) == 1 else "the best mix that fits"
+    elif has_all_layers_on_gpus(use, spec.layers):
+        gpus = "the GPU" if len(use.devices) == 2 else "the GPUs"
+        where = f"all its layers are on {gpus}"
+        if len(plans) > 1:
+            where = f"the best mix with all its layers on {gpus}"
+    else:
+        where = f"it fits with {_in_ram(spec, use)} of {spec.layers} layers in RAM, which is slow"
+    return f"{chosen.mix}: {what}; {where}."
+
+
+def _limit(use: MemoryUse) -> str:
+    def fullness(device: DeviceUse) -> float:
+        return device.total_bytes / device.free_bytes if device.free_bytes else 0.0
+
+    tight = max(use.devices, key=fullness)
+    left = format_size(tight.free_bytes - tight.total_bytes)
+    return (
+        f"{tight.name} is the tightest memory: {format_size(tight.total_bytes)} of "
+        f"{format_size(tight.free_bytes)} free are used, {left} remain."
+    )
+
+
+def _next_better(
+    spec: ModelSpec, chosen: Plan, plans: Sequence[Plan], size_bytes: int | None
+) -> str:
+    better = [plan for plan in plans if plan.bits_per_weight > chosen.bits_per_weight]
+    if not better:
+        if size_bytes is not None:
+            return f"A better mix makes a file of more than {format_size(size_bytes)}."
+        return "No known mix of this model is better."
+    following = better[-1]
+    if following.memory.fits:
+        layers = _in_ram(spec, following.memory)
+        return (
+            f"{following.mix}, the next better mix, fits only with {layers} of {spec.layers} "
+            "layers in RAM, which is many times slower."
+        )
+    return (
+        f"{following.mix}, the next better mix, needs at least "
+        f"{format_size(_missing(following.memory))} more."
+    )
+
+
+def _context(spec: ModelSpec, chosen: Plan, is_ctx_given: bool) -> str:
+    configuration = chosen.memory.configuration
+    sentence = f"{configuration.ctx} tokens of context "
+    if is_ctx_given:
+        sentence += "as asked"
+    elif configuration.ctx == spec.context_length:
+        sentence += "are the most that the model was trained for"
+    else:
+        sentence += f"of the {spec.context_length} that the model was trained for"
+    size = format_size(chosen.memory.kv_cache_bytes)
+    return f"{sentence}; their {configuration.kv_type} cache takes {size}."
+
+
+def _in_ram(spec: ModelSpec, use: MemoryUse) -> int:
+    """Return how many layers are in RAM; the first of the GPU's layers is the output."""
+    return spec.layers - max(0, use.configuration.gpu_layers - 1)
+
+
+def _missing(use: MemoryUse) -> int:
+    return sum(max(0, device.total_bytes - device.free_bytes) for device in use.devices)

@@ -1,0 +1,206 @@
+"""The search: what it prefers, what it never exceeds, and what it says when nothing fits."""
+
+from dataclasses import replace
+
+import pytest
+from headers import original_of, spec_from_header
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from snugfit.core import LayerCache
+from snugfit.errors import BudgetError, UnsupportedError
+from snugfit.hardware.detect import machine_of
+from snugfit.planning.memory import has_all_layers_on_gpus, predict
+from snugfit.planning.reasons import rounded_up
+from snugfit.planning.search import AS_IT_IS, Goal, candidates, choose, largest_mix
+from snugfit.quants.recipes import RECIPES
+from snugfit.quants.types import TYPES
+from snugfit.units import GIB, MIB, parse_size
+
+QUANTIZED = spec_from_header("Llama-3.3-70B")
+LLAMA = original_of(QUANTIZED)
+QWEN_MOE = original_of(spec_from_header("Qwen3-30B-A3B"))
+
+
+def size_of_file(spec, tensor_types):
+    """Sum it up anew: header, then every tensor padded to 32 bytes."""
+    sizes = (TYPES[tensor_types[tensor.name]].tensor_bytes(tensor.shape) for tensor in spec.tensors)
+    return spec.header_bytes + sum((size + 31) // 32 * 32 for size in sizes)
+
+
+def test_every_mix_that_is_smaller_is_a_candidate_best_first():
+    plans = candidates(LLAMA, machine_of([], 256 * GIB), Goal())
+    assert {plan.mix for plan in plans} == set(RECIPES) - {"F32", "BF16", "F16"}
+    bits = [plan.bits_per_weight for plan in plans]
+    assert bits == sorted(bits, reverse=True)
+    for plan in plans:
+        assert plan.file_bytes == plan.memory.file_bytes == size_of_file(LLAMA, plan.tensor_types)
+        assert plan.memory.weights_bytes <= plan.file_bytes
+
+
+def test_the_best_mix_that_fits_is_chosen():
+    plan = choose(LLAMA, machine_of([], 48 * GIB), Goal(ctx=8192))
+    plans = candidates(LLAMA, machine_of([], 48 * GIB), Goal(ctx=8192))
+    assert plan.memory.fits
+    assert 3 <= len(plan.reasons) <= 6
+    better = [other for other in plans if other.bits_per_weight > plan.bits_per_weight]
+    assert better
+    assert not any(other.memory.fits for other in better)
+
+
+def test_memory_of_a_plan_is_what_predict_says_of_the_cut():
+    machine = machine_of([24 * GIB], 64 * GIB)
+    plan = choose(QWEN_MOE, machine, Goal())
+    cut = replace(
+        QWEN_MOE,
+        tensors=tuple(
+            replace(tensor, type_name=plan.tensor_types[tensor.name]) for tensor in QWEN_MOE.tensors
+        ),
+        file_bytes=plan.file_bytes,
+    )
+    assert predict(cut, plan.memory.configuration, machine) == plan.memory
+    assert cut.bits_per_weight == plan.bits_per_weight
+
+
+def test_context_gives_way_to_the_mix_down_to_8192():
+    use = choose(LLAMA, machine_of([], 81 * GIB), Goal()).memory
+    assert use.configuration.ctx == 32768  # there is room for both
+    tight = choose(LLAMA, machine_of([], 74 * GIB), Goal())
+    assert tight.mix == "Q8_0"
+    assert 8192 <= tight.memory.configuration.ctx < 32768
+
+
+def test_the_cache_is_quantized_only_when_needed():
+    plans = {
+        ram: choose(LLAMA, machine_of([], ram), Goal(mix="Q8_0", ctx=32768)).memory.configuration
+        for ram in (90 * GIB, 76 * GIB)
+    }
+    assert [plans[90 * GIB].kv_type, plans[76 * GIB].kv_type] == ["F16", "Q8_0"]
+    with pytest.raises(BudgetError):
+        choose(LLAMA, machine_of([], 76 * GIB), Goal(mix="Q8_0", ctx=32768, kv_type="F16"))
+
+
+def test_a_quantized_cache_is_better_than_layers_in_ram():
+    asked = Goal(mix="Q4_K_M", ctx=4096)
+    room = machine_of([400 * GIB], 400 * GIB)
+    needed = choose(LLAMA, room, replace(asked, kv_type="Q8_0")).memory.devices[0].total_bytes
+    use = choose(LLAMA, machine_of([needed], 400 * GIB), asked).memory
+    assert has_all_layers_on_gpus(use, LLAMA.layers)
+    assert use.configuration.kv_type == "Q8_0"
+
+
+def test_a_cache_that_heads_cannot_have_is_not_chosen():
+    odd = replace(LLAMA, caches=tuple(LayerCache(n, 800, 800, heads=10) for n in range(80)))
+    plan = candidates(odd, machine_of([], 1 * GIB), Goal(ctx=4096))[0]
+    assert plan.memory.configuration.kv_type == "F16"
+    with pytest.raises(UnsupportedError, match="heads of 80"):
+        candidates(odd, machine_of([], 1 * GIB), Goal(ctx=4096, kv_type="Q8_0"))
+
+
+def test_the_training_context_is_exceeded_only_when_asked():
+    short = replace(LLAMA, context_length=3000)
+    machine = machine_of([], 256 * GIB)
+    assert choose(short, machine, Goal()).memory.configuration.ctx == 3000
+    assert choose(short, machine, Goal(ctx=5000)).memory.configuration.ctx == 5000
+
+
+def test_layers_on_the_gpu_are_worth_more_than_bits():
+    machine = machine_of([48 * GIB], 256 * GIB)
+    plan = choose(LLAMA, machine, Goal())
+    assert has_all_layers_on_gpus(plan.memory, LLAMA.layers)
+    assert plan.mix != "Q8_0"
+    slower = candidates(LLAMA, machine, Goal())[0]
+    assert slower.mix == "Q8_0"
+    assert slower.memory.fits
+    assert not has_all_layers_on_gpus(slower.memory, LLAMA.layers)
+
+
+def test_as_many_layers_as_fit_go_to_a_small_gpu():
+    machine = machine_of([12 * GIB], 128 * GIB)
+    use = choose(LLAMA, machine, Goal(mix="Q4_K_M", ctx=8192)).memory
+    layers = use.configuration.gpu_layers
+    assert 0 < layers < 81
+    with pytest.raises(BudgetError):
+        choose(LLAMA, machine, Goal(mix="Q4_K_M", ctx=8192, kv_type="F16", gpu_layers=layers + 1))
+
+
+def test_experts_leave_the_gpu_before_layers_and_as_few_as_needed():
+    machine = machine_of([12 * GIB], 64 * GIB)
+    plan = choose(QWEN_MOE, machine, Goal(ctx=16384))
+    experts = plan.memory.configuration.cpu_expert_layers
+    assert plan.memory.configuration.gpu_layers == 49
+    assert 0 < experts < 48
+    assert any("experts" in reason for reason in plan.reasons)
+    goal = Goal(16384, mix=plan.mix, kv_type="F16", gpu_layers=49, cpu_expert_layers=experts - 1)
+    with pytest.raises(BudgetError):
+        choose(QWEN_MOE, machine, goal)
+
+
+def test_ram_is_a_hard_limit():
+    with pytest.raises(BudgetError):
+        choose(QWEN_MOE, machine_of([6 * GIB], 6 * GIB), Goal())
+
+
+def test_the_file_stays_within_its_size():
+    plan = choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=44 * GIB))
+    assert plan.mix == "Q4_K_M"
+    assert plan.file_bytes <= 44 * GIB
+
+
+def test_the_largest_mix_of_a_size():
+    assert largest_mix(LLAMA, 44 * GIB) == "Q4_K_M"
+    assert largest_mix(QUANTIZED, 44 * GIB) == "Q4_K_M"
+    with pytest.raises(BudgetError, match="the smallest cut, Q4_0"):
+        largest_mix(LLAMA, 20 * GIB)
+
+
+def test_a_quantized_model_is_taken_as_it_is():
+    (plan,) = candidates(QUANTIZED, machine_of([], 128 * GIB), Goal())
+    assert (plan.mix, plan.file_bytes) == (AS_IT_IS, QUANTIZED.file_bytes)
+    assert plan.tensor_types["output.weight"] == "Q8_0"
+    with pytest.raises(UnsupportedError, match="quantized already"):
+        candidates(QUANTIZED, machine_of([], 128 * GIB), Goal(mix="Q4_K_M"))
+
+
+def test_an_unknown_mix_is_refused():
+    with pytest.raises(UnsupportedError, match="Known: F32"):
+        candidates(LLAMA, machine_of([], GIB), Goal(mix="Q9_Z"))
+
+
+def test_a_file_too_small_for_any_cut_names_the_smallest():
+    with pytest.raises(BudgetError, match="the smallest cut, Q4_0, needs") as caught:
+        choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=20 * GIB))
+    needed = parse_size(str(caught.value).rpartition("at least ")[2].rstrip("."))
+    assert choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=needed)).mix == "Q4_0"
+
+
+@pytest.mark.parametrize("vram", [[], [8 * GIB], [6 * GIB, 4 * GIB]])
+def test_memory_too_small_names_what_would_do(vram):
+    with pytest.raises(BudgetError, match=r"Give RAM at least") as caught:
+        choose(LLAMA, machine_of(vram, 20 * GIB), Goal())
+    message = str(caught.value)
+    assert "\n" not in message
+    needed = parse_size(message.rpartition("at least ")[2].rstrip("."))
+    assert choose(LLAMA, machine_of(vram, needed), Goal()).memory.fits
+
+
+@given(st.integers(1, 2**50))
+def test_rounded_up_sizes_are_enough(size):
+    assert size <= parse_size(rounded_up(size)) <= size * 1.01 + 1
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    vram=st.lists(st.integers(1, 60 * 1024), max_size=3),
+    ram=st.integers(1, 80 * 1024),
+    ctx=st.sampled_from([None, 2048, 20000]),
+)
+def test_a_chosen_plan_fits_every_memory(vram, ram, ctx):
+    machine = machine_of([size * MIB for size in vram], ram * MIB)
+    try:
+        plan = choose(QWEN_MOE, machine, Goal(ctx=ctx))
+    except BudgetError as error:
+        assert "\n" not in str(error)
+        return
+    assert all(device.total_bytes <= device.free_bytes for device in plan.memory.devices)
+    assert plan.file_bytes == size_of_file(QWEN_MOE, plan.tensor_types)
