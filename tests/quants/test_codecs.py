@@ -1,0 +1,351 @@
+"""Codecs against gguf (bits), against ggml (error), and against bad input."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import ggml_library
+import gguf
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from snugfit.errors import FormatError, SnugfitError, UnsupportedError, UsageError
+from snugfit.quants import _native
+from snugfit.quants.codecs import CODECS, can_quantize, dequantize_rows, quantize_rows
+from snugfit.quants.types import TYPES
+
+Rows = NDArray[np.float32]
+
+GOLDEN = json.loads((Path(__file__).parents[1] / "data" / "golden_blocks.json").read_text())[
+    "types"
+]
+QUANTIZED = [name for name in CODECS if TYPES[name].is_quantized]
+COLUMNS = 1024
+
+
+def golden_input() -> tuple[Rows, Rows]:
+    """The weights and importance that the golden file's provenance describes."""
+    i = np.arange(256, dtype=np.int64)
+    weights = ((i * i * 7919 + i * 104729) % 2003 - 1001) / 50000
+    return weights.astype(np.float32)[None], (1 + 31 * i % 17).astype(np.float32)
+
+
+def random_rows(kind: str, n_rows: int = 24) -> Rows:
+    """Rows of one distribution, float32 [n_rows, COLUMNS]."""
+    random = np.random.default_rng(5)
+    shape = (n_rows, COLUMNS)
+    rows = {
+        "gaussian": lambda: random.normal(0, 0.02, shape),
+        "laplace": lambda: random.laplace(0, 0.02, shape),
+        "heavy tail": lambda: 0.02 * random.standard_t(3, shape),
+        "shifted": lambda: random.normal(0.05, 0.02, shape),
+        "tiny": lambda: random.normal(0, 1e-5, shape),
+        "constant": lambda: np.repeat(random.normal(0, 0.02, (n_rows, 1)), COLUMNS, axis=1),
+        "zeros": lambda: np.zeros(shape),
+        "one outlier": lambda: random.normal(0, 0.02, shape),
+        "one weight": lambda: np.zeros(shape),
+    }[kind]()
+    if kind.startswith("one"):
+        rows[np.arange(n_rows), random.integers(0, COLUMNS, n_rows)] = random.normal(0, 2, n_rows)
+    return rows.astype(np.float32)
+
+
+def random_importance() -> Rows:
+    random = np.random.default_rng(6)
+    spread = random.chisquare(1, COLUMNS) * np.exp(random.normal(0, 1, COLUMNS))
+    return spread.astype(np.float32)
+
+
+def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[np.float64]:
+    """What an error of each weight counts in ggml's own quantizer, [n_rows, n_columns]."""
+    x = rows.astype(np.float64)
+
+    def mean_square(group: int) -> NDArray[np.float64]:
+        means = (x.reshape(len(x), -1, group) ** 2).mean(axis=2)
+        return np.repeat(means, group, axis=1)
+
+    if type_name == "Q6_K":
+        return x * x if importance is None else np.broadcast_to(importance, x.shape)
+    if type_name in ("Q4_K", "Q5_K"):
+        if importance is None:
+            return np.sqrt(mean_square(32)) + np.abs(x)
+        return importance * np.sqrt(2 * mean_square(256) + x * x)
+    if type_name == "Q8_0" or importance is None:
+        return np.ones_like(x)
+    return importance * np.sqrt(mean_square(x.shape[1]) + x * x)
+
+
+def random_blocks(type_name: str, n_rows: int, n_blocks: int) -> NDArray[np.uint8]:
+    """Blocks of random bytes whose 16-bit scales are finite, uint8 [n_rows, row_bytes]."""
+    random = np.random.default_rng(7)
+    type_ = TYPES[type_name]
+    blocks = random.integers(0, 256, (n_rows, n_blocks * type_.block_bytes), np.uint8)
+    fields = blocks.reshape(-1, type_.block_bytes).view(type_.block)
+    for name in type_.block.names or ():
+        if type_.block[name] == np.dtype("<f2"):
+            fields[name] = random.normal(0, 1, fields.shape).astype(np.float16)
+            fields[name][::5] = np.float16(3e-7)  # subnormal
+            fields[name][::7] = np.float16(-0.0)
+    return blocks
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_dequantize_is_gguf_bit_for_bit(name: str) -> None:
+    blocks = random_blocks(name, 7, 9)
+    expected = gguf.dequantize(blocks, gguf.GGMLQuantizationType(TYPES[name].id))
+    found = dequantize_rows(blocks, name)
+    assert found.dtype == np.float32
+    assert (found.view(np.uint32) == expected.view(np.uint32)).all()
+
+
+def test_every_half_float_is_read_bit_for_bit() -> None:
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    found = dequantize_rows(halves.view(np.uint8)[None], "F16")[0]
+    finite = ~np.isnan(halves)
+    expected = halves.astype(np.float32)
+    assert (found.view(np.uint32) == expected.view(np.uint32))[finite].all()
+    assert np.isnan(found[~finite]).all()
+
+
+@pytest.mark.parametrize("name", [name for name in CODECS if name in GOLDEN])
+def test_golden_blocks(name: str) -> None:
+    blocks = np.frombuffer(bytes.fromhex(GOLDEN[name]["blocks"]), np.uint8)
+    found = dequantize_rows(blocks[None], name)
+    assert found.tobytes().hex() == GOLDEN[name]["values"]
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_blocks_are_what_their_provenance_says(name: str) -> None:
+    blocks = np.frombuffer(bytes.fromhex(GOLDEN[name]["blocks"]), np.uint8)
+    if not name.startswith(("IQ1", "IQ2")):  # ggml takes half a minute to prepare for these
+        rows, importance = golden_input()
+        assert (ggml_library.quantize(rows, name, importance)[0] == blocks).all()
+    assert ggml_library.dequantize(blocks, name).tobytes().hex() == GOLDEN[name]["values"]
+
+
+@pytest.mark.parametrize("name", ["F16", "BF16"])
+def test_plain_types_are_rounded_as_ggml_does(name: str) -> None:
+    random = np.random.default_rng(8)
+    bits = random.integers(0, 2**32, (8, 4096), dtype=np.uint32)
+    rows = bits.view(np.float32)
+    largest = 65504 if name == "F16" else 3.3e38
+    rows = np.where(np.abs(rows) <= largest, rows, np.float32(0.1))  # and no NaN
+    rows[0, :2049] = np.arange(2049) * 2.0**-25  # ties among subnormals
+    assert (quantize_rows(rows, name) == ggml_library.quantize(rows, name)).all()
+
+
+def test_f32_is_copied() -> None:
+    rows = random_rows("heavy tail")
+    assert (quantize_rows(rows, "F32").view(np.float32) == rows).all()
+
+
+@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "importance"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "gaussian",
+        "laplace",
+        "heavy tail",
+        "shifted",
+        "tiny",
+        "constant",
+        "zeros",
+        "one outlier",
+        "one weight",
+    ],
+)
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_error_is_at_most_that_of_ggml(name: str, kind: str, weighted: bool) -> None:
+    rows = random_rows(kind)
+    importance = random_importance() if weighted else None
+    costs = ggml_costs(rows, name, importance)
+    ours = dequantize_rows(quantize_rows(rows, name, importance), name)
+    ggmls = dequantize_rows(ggml_library.quantize(rows, name, importance), name)
+    our_error = (costs * (ours.astype(np.float64) - rows) ** 2).sum()
+    ggml_error = (costs * (ggmls.astype(np.float64) - rows) ** 2).sum()
+    assert our_error <= ggml_error
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_bytes_do_not_depend_on_threads(name: str) -> None:
+    rows = random_rows("laplace", 13)
+    importance = random_importance()
+    blocks = quantize_rows(rows, name, importance)
+    for threads in (2, 5, 64):
+        assert (quantize_rows(rows, name, importance, threads) == blocks).all()
+        weights = dequantize_rows(blocks, name, threads)
+        assert (weights == dequantize_rows(blocks, name)).all()
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_bytes_do_not_depend_on_the_instruction_set(name: str) -> None:
+    rows = np.concatenate([random_rows("heavy tail", 5), random_rows("tiny", 3)])[:, :768]
+    importance = random_importance()[:768]
+    chosen = _native.instruction_set()
+    blocks, weights = [], []
+    try:
+        for instruction_set in _native.instruction_sets():
+            _native.use_instruction_set(instruction_set)
+            both = (quantize_rows(rows, name), quantize_rows(rows, name, importance))
+            blocks.append(np.concatenate(both))
+            weights.append(dequantize_rows(blocks[0], name))
+    finally:
+        _native.use_instruction_set(chosen)
+    assert all((other == blocks[0]).all() for other in blocks)
+    assert all((other == weights[0]).all() for other in weights)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_rows_are_independent(name: str) -> None:
+    rows = random_rows("gaussian", 4)
+    rows[1] *= 1e6
+    whole = quantize_rows(rows, name, random_importance())
+    for i in range(4):
+        assert (quantize_rows(rows[i : i + 1], name, random_importance()) == whole[i]).all()
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_importance_of_zeros_is_no_importance(name: str) -> None:
+    rows = random_rows("laplace", 3)
+    zeros = np.zeros(COLUMNS, np.float32)
+    assert (quantize_rows(rows, name, zeros) == quantize_rows(rows, name)).all()
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_block_without_importance_is_stored_all_the_same(name: str) -> None:
+    rows = random_rows("gaussian", 3)
+    importance = random_importance()
+    importance[:256] = 0
+    weights = dequantize_rows(quantize_rows(rows, name, importance), name)
+    assert np.abs(weights - rows)[:, :256].max() < 0.01
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.sampled_from(list(CODECS)),
+    st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=40),
+    st.lists(st.floats(0, width=32, allow_infinity=False), min_size=1, max_size=40),
+)
+def test_finite_rows_give_finite_weights(
+    name: str, values: list[float], importance: list[float]
+) -> None:
+    rows = np.resize(np.array(values, np.float32), (2, 256))
+    for costs in (None, np.resize(np.array(importance), 256)):
+        blocks = quantize_rows(rows, name, costs)
+        weights = dequantize_rows(blocks, name)
+        assert np.isfinite(weights).all()
+        fields = blocks.reshape(-1, TYPES[name].block_bytes).view(TYPES[name].block)
+        for field in ("d", "m", "dmin"):
+            if field in (TYPES[name].block.names or ()):
+                assert np.isfinite(fields[field]).all()
+
+
+@pytest.mark.parametrize(("name", "largest"), [("F16", 65504.0), ("BF16", 0xFF * 2.0**120)])
+def test_plain_types_stay_at_their_largest_value(name: str, largest: float) -> None:
+    most = float(np.finfo(np.float32).max)
+    weights = dequantize_rows(quantize_rows([[most, -most, 1.0001 * 65504]], name), name)
+    assert weights[0, :2].tolist() == [largest, -largest]
+    assert np.isfinite(weights).all()
+
+
+@pytest.mark.parametrize("power", [-40, -20, -9, 3, 8, 19, 38])
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_any_magnitude_gives_finite_weights(name: str, power: int) -> None:
+    rows = np.random.default_rng(9).uniform(-1, 1, (2, 512)) * 10.0**power
+    for importance in (None, np.geomspace(1e-30, 1e30, 512)):
+        assert np.isfinite(dequantize_rows(quantize_rows(rows, name, importance), name)).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_bad_weights_are_refused_with_their_place(bad: float, threads: int) -> None:
+    rows = random_rows("gaussian", 8)
+    rows[3, 17] = rows[6, 2] = bad
+    with pytest.raises(FormatError, match=r"row 3, column 17 is (not a number|infinite); "):
+        quantize_rows(rows, "Q4_K", threads=threads)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -1.0])
+def test_bad_importance_is_refused(bad: float) -> None:
+    importance = random_importance()
+    importance[5] = bad
+    with pytest.raises(FormatError, match="column 5"):
+        quantize_rows(random_rows("gaussian", 1), "Q4_K", importance)
+
+
+def test_rows_that_blocks_do_not_fill_are_refused_with_a_remedy() -> None:
+    for columns, remedy in ((704, "Use Q5_0"), (100, "Use F16")):
+        with pytest.raises(UnsupportedError, match=f"{columns} columns; Q4_K.* 256. {remedy}"):
+            quantize_rows(np.zeros((2, columns)), "Q4_K")
+
+
+def test_types_without_a_kernel_are_refused() -> None:
+    assert can_quantize("q4_k")
+    assert not can_quantize("IQ4_XS")
+    assert not can_quantize("nonsense")
+    for name in ("IQ4_XS", "nonsense"):
+        with pytest.raises(UnsupportedError, match="Q4_K"):
+            quantize_rows(np.zeros((1, 256)), name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        ((np.zeros(256), "Q8_0"), "1 dimensions"),
+        ((np.zeros((1, 256), np.complex64), "Q8_0"), "complex64"),
+        (([["a"]], "F32"), "real numbers"),
+        (([[1.0], [1.0, 2.0]], "F32"), "cannot be read"),
+        ((np.zeros((1, 256)), "Q8_0", np.ones(255)), "256 columns"),
+        ((np.zeros((1, 256)), "Q8_0", np.ones((1, 256))), "256 columns"),
+        ((np.zeros((1, 256)), "Q8_0", None, 0), "0 threads"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: tuple[object, ...], text: str) -> None:
+    with pytest.raises(UsageError, match=text):
+        quantize_rows(*arguments)  # type: ignore[arg-type]
+
+
+def test_wrong_blocks_are_refused() -> None:
+    with pytest.raises(FormatError, match="145 bytes is not made of Q4_K blocks, which have 144"):
+        dequantize_rows(np.zeros((1, 145), np.uint8), "Q4_K")
+    with pytest.raises(UsageError, match="float32"):
+        dequantize_rows(np.zeros((1, 144), np.float32), "Q4_K")
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_native_functions_refuse_sizes_that_disagree(name: str) -> None:
+    codec = CODECS[name]
+    rows = np.zeros((2, 256), np.float32)
+    blocks = np.zeros((2, TYPES[name].row_bytes(256)), np.uint8)
+    with pytest.raises(ValueError, match="width"):
+        codec.quantize(rows, blocks[:, :-1].copy(), None, 1)
+    with pytest.raises(ValueError, match="number"):
+        codec.dequantize(blocks, rows[:1].copy(), 1)
+    with pytest.raises(ValueError, match="importance"):
+        codec.quantize(rows, blocks, np.zeros(255, np.float32), 1)
+
+
+def test_other_layouts_are_converted() -> None:
+    rows = random_rows("gaussian", 6)
+    expected = quantize_rows(rows, "Q5_K")
+    for other in (rows.astype(np.float64), np.asfortranarray(rows), rows.astype(">f4")):
+        assert (quantize_rows(other, "Q5_K") == expected).all()
+    blocks = expected.copy()
+    blocks.setflags(write=False)
+    assert (dequantize_rows(blocks, "Q5_K") == dequantize_rows(expected, "Q5_K")).all()
+
+
+def test_no_rows_and_no_columns() -> None:
+    assert quantize_rows(np.zeros((0, 256)), "Q4_K").shape == (0, 144)
+    assert quantize_rows(np.zeros((3, 0)), "Q4_K", np.zeros(0)).shape == (3, 0)
+    assert dequantize_rows(np.zeros((0, 144), np.uint8), "Q4_K").shape == (0, 256)
+
+
+def test_errors_are_one_line() -> None:
+    with pytest.raises(SnugfitError) as caught:
+        quantize_rows([[float("nan")]], "F32")
+    assert "\n" not in str(caught.value)
