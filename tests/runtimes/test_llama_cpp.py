@@ -8,6 +8,7 @@ import queue
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -298,25 +299,29 @@ def test_closing_ends_even_a_stopped_child(
 
 
 @posix_only
-def test_the_child_follows_a_parent_that_was_killed(tiny_model: Path) -> None:
+def test_the_child_follows_a_parent_that_was_killed_and_tidies_up(tiny_model: Path) -> None:
+    folder = Path(tempfile.mkdtemp())  # short enough for a socket, unlike tmp_path
     code = (
-        "import sys, time\n"
+        "import sys, tempfile, time\n"
         "from snugfit.core import Configuration\n"
         "from snugfit.runtimes import create_runtime\n"
+        "tempfile.tempdir = sys.argv[2]\n"
         "runtime = create_runtime(threads=1).start(sys.argv[1], Configuration(ctx=512))\n"
         "print(runtime.process_id, flush=True)\n"
         "time.sleep(60)\n"
     )
     with subprocess.Popen(
-        [sys.executable, "-c", code, str(tiny_model)],
+        [sys.executable, "-c", code, str(tiny_model), str(folder)],
         stdout=subprocess.PIPE,
         env=child_environment(),
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         assert is_running(child)
+        assert list(folder.glob("snugfit-*/engine.sock"))
         parent.kill()
     wait_until(lambda: not is_running(child))
+    folder.rmdir()  # empty
 
 
 def test_what_is_printed_in_the_child_does_not_mix_with_its_messages() -> None:

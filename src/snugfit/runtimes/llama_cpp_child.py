@@ -248,6 +248,14 @@ def volunteer_for_out_of_memory() -> None:
         Path("/proc/self/oom_score_adj").write_text("800", encoding="ascii")
 
 
+def remove_socket(path: str) -> None:
+    """Remove the socket and its folder, for a parent that was killed and cannot."""
+    with contextlib.suppress(OSError):
+        if path:
+            Path(path).unlink()
+            Path(path).parent.rmdir()
+
+
 def main() -> int:
     """Load, then serve until the parent hangs up. Exit status 1 when loading fails."""
     inbox, outbox = take_standard_streams()
@@ -264,6 +272,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     outbox.send({"ready": True})
     serve(engine, inbox, outbox)
+    remove_socket(settings["socket"])
     os._exit(0)  # no clean-up that could hang; the system frees everything
 
 
