@@ -8,9 +8,9 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-import click
+from typer.testing import CliRunner
 
-from snugfit.cli.main import COMMANDS, load_command, overview
+from snugfit.cli.main import COMMANDS, app_of, overview
 from snugfit.quants.codecs import can_quantize
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
@@ -22,11 +22,9 @@ NOTICE = "<!-- Written by docs/generate.py; change the program, then run: make d
 def command_reference() -> str:
     parts = [NOTICE, "# Commands\n\n```\n", overview(), "```\n"]
     for name, (_, summary) in COMMANDS.items():
-        command = load_command(name)
-        context = click.Context(command, info_name=f"snugfit {name}", max_content_width=100)
-        context.terminal_width = 100
+        shown = CliRunner().invoke(app_of(name), [name, "--help"], prog_name="snugfit")
         parts.append(f"\n## snugfit {name}\n\n{summary.capitalize()}.\n\n```\n")
-        parts.append(command.get_help(context).rstrip() + "\n```\n")
+        parts.append(shown.output.strip() + "\n```\n")
     return "".join(parts)
 
 
@@ -42,7 +40,11 @@ def type_reference() -> str:
             f"| {row.name} | {row.id} | {row.block_weights} | {row.block_bytes} "
             f"| {row.bits_per_weight:.4g} | {made} |"
         )
-    lines += ["\n# Mixes\n", "| mix | base | head | tensors with another type |", "|---|---|---|---|"]
+    lines += [
+        "\n# Mixes\n",
+        "| mix | base | head | tensors with another type |",
+        "|---|---|---|---|",
+    ]
     for name, recipe in RECIPES.items():
         rules = ", ".join(
             f"{rule.role}: {rule.type_name} ({rule.where.__name__.replace('_', ' ')})"
@@ -50,7 +52,9 @@ def type_reference() -> str:
         )
         lines.append(f"| {name} | {recipe.base} | {recipe.head} | {rules} |")
     lines.append("\nWhere a row is not filled by whole blocks, the next type is taken:")
-    lines.append(", ".join(f"{name} -> {other}" for name, other in FALLBACKS.items()) + ", then F16.\n")
+    lines.append(
+        ", ".join(f"{name} -> {other}" for name, other in FALLBACKS.items()) + ", then F16.\n"
+    )
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """Opens what a user calls MODEL: a Hugging Face directory, a GGUF file, a Hub name, or a demo.
 
-Every model is seen the same way, under GGUF names: a directory through its conversion row, a file as
-it is. Nothing is read but headers until weights are asked for, and then one slab at a time.
+Every model is seen the same way, under GGUF names: a directory through its conversion row, a file
+as it is. Only headers are read until weights are asked for, and then one slab at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from snugfit.core import ModelSpec, TensorInfo
 from snugfit.demo import DEMOS
 from snugfit.errors import FormatError
 from snugfit.formats.gguf import GgufFile, read_gguf
-from snugfit.formats.gguf_writer import encode_header
+from snugfit.formats.gguf_writer import encode_header, padded
 from snugfit.formats.safetensors import DTYPES, StoredTensor, read_folder, read_json
 from snugfit.quants.codecs import dequantize_rows
 from snugfit.units import MIB
@@ -53,10 +53,6 @@ class Model:
     @property
     def is_gguf(self) -> bool:
         return self.path.is_file()
-
-    @property
-    def is_quantized(self) -> bool:
-        return any(tensor.type.is_quantized for tensor in self.tensors.values())
 
     def load(self, name: str) -> Floats:
         """Return a whole tensor as float32, in its shape."""
@@ -117,7 +113,10 @@ def _open_gguf(path: Path) -> Model:
             "Name the model's own GGUF file."
         )
     metadata = {key: value for key, value in file.metadata.items() if key != "general.alignment"}
-    return Model(path.stem, path, metadata, file.tensors, file.file_bytes, _gguf_slabs(file))
+    size = file.file_bytes
+    if not file.has_data:  # a header alone stands for the file that it heads
+        size = file.header_bytes + sum(padded(t.size_bytes) for t in file.tensors.values())
+    return Model(path.stem, path, metadata, file.tensors, size, _gguf_slabs(file))
 
 
 def _gguf_slabs(file: GgufFile) -> Slabs:
@@ -171,9 +170,7 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
     )
 
 
-def _folder_slabs(
-    converted: list[ConvertedTensor], stored: dict[str, StoredTensor]
-) -> Slabs:
+def _folder_slabs(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Slabs:
     pieces_of = {tensor.info.name: tensor for tensor in converted}
 
     def slabs(name: str) -> Iterator[tuple[int, Floats]]:

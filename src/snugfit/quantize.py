@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from snugfit.models import Model
 from snugfit.quants.codecs import can_quantize, quantize_rows
 from snugfit.quants.recipes import RECIPES, assign_types
 
+Blocks = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int], None]  # weights done, weights in all
 
 
@@ -60,7 +61,7 @@ def quantize(
     tensors = [TensorInfo(t.name, t.shape, types[t.name]) for t in model.tensors.values()]
     _check(model, tensors, allow_requantize)
     _check_target(model, out)
-    threads = threads or len(os.sched_getaffinity(0))
+    threads = threads or available_threads()
     total, done = sum(tensor.parameters for tensor in tensors), 0
     file_type = RECIPES[mix].file_type if mix in RECIPES else 0
     missed = []
@@ -85,8 +86,8 @@ def quantize(
 
 def _quantized(
     tensor: TensorInfo, first_row: int, rows: Floats, weights: Floats | None, threads: int
-) -> Any:
-    """Yield (row, blocks) for a slab, one run a matrix, since each expert has its own importance."""
+) -> Iterator[tuple[int, Blocks]]:
+    """Yield (row, blocks) for a slab, matrix by matrix: each expert has its own importance."""
     matrix_rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
     position = first_row
     while position < first_row + len(rows):
@@ -101,6 +102,13 @@ def _quantized(
         except SnugfitError as error:
             raise type(error)(f"tensor {tensor.name}, from row {position} on: {error}") from None
         position = end
+
+
+def available_threads() -> int:
+    """Return the processors that this process may use; a container may have fewer than its host."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _check(model: Model, tensors: list[TensorInfo], allow_requantize: bool) -> None:
@@ -119,7 +127,7 @@ def _check(model: Model, tensors: list[TensorInfo], allow_requantize: bool) -> N
 
 
 def _check_target(model: Model, out: Path) -> None:
-    if out.exists() and model.path.exists() and np.any(out.samefile(model.path)):
+    if out.exists() and model.path.exists() and out.samefile(model.path):
         raise UnsupportedError(f"{out}: is the model itself. Choose another file with -o.")
     if out.is_dir():
         raise UnsupportedError(f"{out}: is a folder. Name a file, such as {out}/model.gguf.")

@@ -1,4 +1,4 @@
-"""Sizes in bytes, read from and written for people. GiB (2^30) and GB (1e9) are different things."""
+"""Sizes in bytes, read from and written for people. GiB (2^30) and GB (1e9) differ by 7 %."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def parse_size(text: str) -> int:
     unit = UNIT_OF_LOWER_CASE.get(match[2].lower()) if match else None
     if match is None or unit is None:
         raise UsageError(
-            f"'{text}' is not a size. Write a number and a unit, for example 15.2GiB, 16GB or 900MiB."
+            f"'{text}' is not a size. Write a number and a unit, as 15.2GiB, 16GB or 900MiB."
         )
     return int(float(match[1]) * BYTES_OF_UNIT[unit])
 

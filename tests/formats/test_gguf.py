@@ -195,8 +195,9 @@ def test_failed_write_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_forgotten_tensor_leaves_no_file(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="unwritten"), GgufWriter(
-        tmp_path / "out.gguf", METADATA, TENSORS
+    with (
+        pytest.raises(ValueError, match="unwritten"),
+        GgufWriter(tmp_path / "out.gguf", METADATA, TENSORS),
     ):
         pass
     assert list(tmp_path.iterdir()) == []

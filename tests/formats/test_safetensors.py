@@ -20,7 +20,9 @@ ARRAYS = {
 }
 
 
-def with_header(path: Path, header: Any, data: bytes = b"\0" * 48, claims: int | None = None) -> None:
+def with_header(
+    path: Path, header: Any, data: bytes = b"\0" * 48, claims: int | None = None
+) -> None:
     encoded = json.dumps(header).encode()
     path.write_bytes(struct.pack("<Q", len(encoded) if claims is None else claims) + encoded + data)
 
@@ -74,7 +76,7 @@ def entry(**changes: Any) -> dict[str, Any]:
 def test_lying_header_is_refused(tmp_path: Path, header: Any) -> None:
     path = tmp_path / "m.safetensors"
     with_header(path, header)
-    with pytest.raises(FormatError, match="m.safetensors: tensor a") as caught:
+    with pytest.raises(FormatError, match=r"m\.safetensors: tensor a") as caught:
         read_safetensors(path)
     assert "\n" not in str(caught.value)
 

@@ -55,9 +55,7 @@ def calibrate_command(
     )
     if unseen:
         render.warn(f"{unseen} experts were reached by no token; use more or broader text (--text)")
-    render.next_command(
-        f"snugfit quantize {model} -o OUT.gguf --like Q4_K_M --imatrix {output}"
-    )
+    render.next_command(f"snugfit quantize {model} -o OUT.gguf --like Q4_K_M --imatrix {output}")
 
 
 def calibrated(model: Model, text: Path | None, chunks: int = 128) -> Importance:

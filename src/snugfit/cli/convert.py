@@ -12,9 +12,7 @@ from snugfit.cli.options import Json, ModelArgument, Out, Threads
 from snugfit.errors import UsageError
 
 FULL_PRECISION = ("BF16", "F16", "F32")
-Type = Annotated[
-    str, typer.Option("--type", "--outtype", metavar="TYPE", help="bf16, f16 or f32.")
-]
+Type = Annotated[str, typer.Option("--type", "--outtype", metavar="TYPE", help="bf16, f16 or f32.")]
 
 
 def convert_command(

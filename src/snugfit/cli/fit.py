@@ -69,9 +69,7 @@ def fit_command(
 
     opened, machine = open_model(model), machine_from(vram, ram)
     limit = size_limit(size, bpw, opened.spec().parameters)
-    goal = goal_from(
-        ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
-    )
+    goal = goal_from(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts)
     chosen = plan_fit(opened, machine, goal)
     if not json:
         plan.show(chosen)

@@ -26,6 +26,9 @@ def show(machine: Machine) -> None:
     table = render.table("memory", ">total", ">free", "note")
     for device in machine.devices:
         table.add_row(
-            device.name, format_size(device.total_bytes), format_size(device.free_bytes), device.note
+            device.name,
+            format_size(device.total_bytes),
+            format_size(device.free_bytes),
+            device.note,
         )
     render.out.print(table)

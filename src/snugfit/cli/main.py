@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import os
+import difflib
+import importlib.metadata
 import sys
-from typing import Any
+from typing import TYPE_CHECKING
 
-import click
-from typer.core import TyperGroup
-from typer.main import get_command_from_info
-from typer.models import CommandInfo
+from snugfit.errors import SnugfitError, UsageError
 
-from snugfit.errors import SnugfitError
+if TYPE_CHECKING:
+    import typer
 
 # Name -> (module with a function of that name, what it does in one line).
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -35,78 +33,62 @@ EXAMPLES = """\
 """
 
 
-class LazyGroup(TyperGroup):
-    """A group that imports a command when it is called, so that --help is instant."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        return load_command(cmd_name) if cmd_name in COMMANDS else None
-
-    def format_help(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        formatter.write(overview())
-
-
-def load_command(name: str) -> click.Command:
-    """Import a command's module and build its options from the function of the same name."""
-    module = importlib.import_module(COMMANDS[name][0])
-    function = getattr(module, name + "_command")
-    info = CommandInfo(name=name, callback=function, help=function.__doc__)
-    return get_command_from_info(info, pretty_exceptions_short=True, rich_markup_mode=None)
-
-
 def overview() -> str:
     lines = [HEADLINE, "", "Usage: snugfit COMMAND [OPTIONS]", "", "Commands:"]
     lines += [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
-    lines += ["", "Examples:", EXAMPLES, "MODEL is a Hugging Face directory, a GGUF file, a Hub name"]
-    lines += ["owner/name[:file], or demo, demo-moe. Sizes: 15.2GiB, 16GB, 900MiB. Every command"]
-    lines += ["takes --json and --help.", ""]
+    lines += [
+        "",
+        "Examples:",
+        EXAMPLES,
+        "MODEL is a Hugging Face directory, a GGUF file, a Hub name",
+    ]
+    lines += [
+        "owner/name[:file], or demo, demo-moe. Sizes: 15.2GiB, 16GB, 900MiB. Every",
+        "command",
+    ]
+    lines[-1] += " takes --json and --help.\n"
     return "\n".join(lines)
 
 
-def print_version(ctx: click.Context, _: click.Parameter, value: bool) -> None:
-    if value:
-        from importlib.metadata import version
+def app_of(name: str) -> typer.Typer:
+    """Import one command and build its options from the function called NAME_command."""
+    import typer
 
-        click.echo(f"snugfit {version('snugfit')}")
-        ctx.exit()
-
-
-def build_group() -> LazyGroup:
-    version = click.Option(
-        ["--version"], is_flag=True, expose_value=False, is_eager=True, callback=print_version
-    )
-    return LazyGroup(
-        name="snugfit",
-        help=HEADLINE,
-        params=[version],
-        no_args_is_help=True,
-        context_settings={"help_option_names": ["-h", "--help"]},
-    )
+    function = getattr(importlib.import_module(COMMANDS[name][0]), f"{name}_command")
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    app.callback()(lambda: None)  # keeps `snugfit NAME` in usage lines
+    settings = {"help_option_names": ["-h", "--help"], "max_content_width": 80}
+    app.command(name, context_settings=settings)(function)
+    return app
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command. Returns the exit status: 0, 1 for an explained failure, 2 for wrong usage."""
+    """Run one command. Returns 0, 1 for an explained failure, or 2 for wrong usage."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    command = arguments[0] if arguments else ""
+    if command in ("", "-h", "--help"):
+        print(overview(), end="")
+        return 0 if command else 2
+    if command == "--version":
+        print(f"snugfit {importlib.metadata.version('snugfit')}")
+        return 0
     try:
-        outcome: Any = build_group().main(arguments, prog_name="snugfit", standalone_mode=False)
+        if command not in COMMANDS:
+            near = difflib.get_close_matches(command, COMMANDS, 1)
+            meant = f" Did you mean {near[0]}?" if near else ""
+            raise UsageError(f"'{command}' is not a command.{meant} See: snugfit --help")
+        return run(command, arguments)
     except SnugfitError as error:
         print(f"snugfit: {error}", file=sys.stderr)
         return error.exit_status
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return 2
-    except click.UsageError as error:
-        error.show()
-        return 2
-    except (click.Abort, KeyboardInterrupt):
-        print("snugfit: interrupted; nothing half-written was left.", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        # The reader (`| head`) has gone; Python would complain once more while closing stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return outcome if isinstance(outcome, int) else 0
+
+
+def run(command: str, arguments: list[str]) -> int:
+    try:
+        app_of(command)(arguments, prog_name="snugfit")
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(bool(stop.code))
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,10 +25,13 @@ ModelArgument = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 Vram = Annotated[
     str,
-    typer.Option("--vram", metavar="SIZE[,SIZE..]", help="Memory of each GPU, instead of what is here."),
+    typer.Option(
+        "--vram", metavar="SIZE[,SIZE..]", help="Memory of each GPU, instead of what is here."
+    ),
 ]
 Ram = Annotated[
-    str, typer.Option("--ram", metavar="SIZE", help="Host memory to use, instead of what is free here.")
+    str,
+    typer.Option("--ram", metavar="SIZE", help="Host memory to use, instead of what is free here."),
 ]
 Ctx = Annotated[
     int,
@@ -43,15 +46,20 @@ Kv = Annotated[
     ),
 ]
 Slots = Annotated[
-    int, typer.Option("--slots", "-np", "--parallel", min=1, metavar="N", help="Requests at a time.")
+    int,
+    typer.Option("--slots", "-np", "--parallel", min=1, metavar="N", help="Requests at a time."),
 ]
 Ubatch = Annotated[
     int,
-    typer.Option("--ubatch", "-ub", "--ubatch-size", min=1, metavar="N", help="Tokens of one pass."),
+    typer.Option(
+        "--ubatch", "-ub", "--ubatch-size", min=1, metavar="N", help="Tokens of one pass."
+    ),
 ]
 FlashAttention = Annotated[
     str,
-    typer.Option("--flash-attention", "-fa", "--flash-attn", metavar="on|off", help="Fused attention."),
+    typer.Option(
+        "--flash-attention", "-fa", "--flash-attn", metavar="on|off", help="Fused attention."
+    ),
 ]
 GpuLayers = Annotated[
     int,
@@ -70,7 +78,8 @@ CpuExperts = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option("--threads", "-t", min=0, metavar="N", help="Threads; 0 takes every processor.")
+    int,
+    typer.Option("--threads", "-t", min=0, metavar="N", help="Threads; 0 takes every processor."),
 ]
 Out = Annotated[
     Path, typer.Option("-o", "--output", metavar="OUT", help="File to write.", show_default=False)
@@ -80,7 +89,9 @@ Text = Annotated[
     typer.Option("--text", metavar="FILE", help="Text to use instead of the one that ships."),
 ]
 Size = Annotated[str, typer.Option("--size", metavar="SIZE", help="Bytes that the file may have.")]
-Like = Annotated[str, typer.Option("--like", "--mix", metavar="MIX", help="A named mix, as Q4_K_M.")]
+Like = Annotated[
+    str, typer.Option("--like", "--mix", metavar="MIX", help="A named mix, as Q4_K_M.")
+]
 Bpw = Annotated[
     float, typer.Option("--bpw", min=0, metavar="X", help="Bits per weight that the file may have.")
 ]
@@ -141,7 +152,7 @@ def goal_from(
     return Goal(
         ctx=ctx or None,
         size_bytes=size_bytes,
-        mix=like.upper() or None,
+        mix=like or None,
         kv_type=kv.upper() or None,
         slots=slots,
         ubatch=ubatch,

@@ -77,8 +77,7 @@ def show(plan: Plan) -> None:
         f"[bold]{plan.model}: {plan.mix}[/], {plan.bits_per_weight:.2f} bits a weight, file "
         f"{format_size(plan.file_bytes)} ({plan.file_bytes:,} bytes), {configuration.ctx:,} tokens"
     )
-    for reason in plan.reasons:
-        render.out.print(f"  - {reason}")
+    render.items(plan.reasons)
     memory.show(plan.memory)
 
 

@@ -58,8 +58,8 @@ def quantize_command(
     if sum(map(bool, (like, size, bpw))) != 1:
         raise UsageError("give one of --like MIX, --size SIZE or --bpw X.")
     opened = open_model(model)
-    goal_bytes = size_limit(size, bpw, opened.spec().parameters)
-    mix = like.upper() or largest_mix(opened.spec(), goal_bytes)
+    limit = size_limit(size, bpw, opened.spec().parameters)
+    mix = largest_mix(opened.spec(), limit) if limit else like.upper()
     types = types_of_mix(opened, mix)
     importance = read_imatrix(imatrix) if imatrix else None
     if text:

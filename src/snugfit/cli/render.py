@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -35,15 +36,30 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 def table(*columns: str, title: str = "") -> Table:
     """Return an empty table; a column whose name starts with `>` holds numbers."""
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    made = Table(
+        title=title or None, title_justify="left", title_style="bold", box=None, pad_edge=False
+    )
     for column in columns:
-        justify = "right" if column.startswith(">") else "left"
-        made.add_column(column.lstrip(">"), justify=justify, header_style="dim", no_wrap=True)
+        is_number = column.startswith(">")
+        made.add_column(
+            column.lstrip(">"),
+            justify="right" if is_number else "left",
+            header_style="dim",
+            no_wrap=is_number,
+        )
     return made
 
 
 def heading(text: str) -> None:
     out.print(f"\n[bold]{text}[/]")
+
+
+def items(lines: Iterable[str]) -> None:
+    """Print a list whose long lines fold under their own beginning."""
+    made = Table.grid(padding=(0, 1))
+    for line in lines:
+        made.add_row("  -", escape(line))
+    out.print(made)
 
 
 def note(text: str) -> None:

@@ -69,14 +69,16 @@ def run_command(
     Example:  snugfit run demo-moe "import os" --temperature 0
     """
     from snugfit.models import open_model
-    from snugfit.planning.search import choose
+    from snugfit.planning.search import AS_IT_IS, choose
     from snugfit.runtimes.base import create_runtime
 
     if json and not prompt:
         raise UsageError("--json needs a PROMPT; a chat is not one document.")
     path = runnable(open_model(model))
     spec, machine = open_model(str(path)).spec(), machine_from(vram, ram)
-    goal = goal_from(ctx, None, "", kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts)
+    goal = goal_from(
+        ctx, None, AS_IT_IS, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+    )
     plan = choose(spec, machine, goal)
     drawn = None if seed < 0 else seed
     with create_runtime() as runtime:
@@ -113,9 +115,7 @@ def print_piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def report(
-    answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json: bool
-) -> None:
+def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json: bool) -> None:
     """Say how fast the answer came and what the engine allocated beside what was predicted."""
     expected = dict(
         zip(

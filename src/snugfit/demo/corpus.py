@@ -74,7 +74,7 @@ def plain_text_of_manual_page(path: Path) -> str:
     source = gzip.decompress(path.read_bytes()).decode("utf-8", errors="ignore")
     lines = []
     for line in source.splitlines():
-        if line.startswith((".\\\"", "'\\\"", ".de", ".if", ".ie", ".nr", ".ds", "..", ".so")):
+        if line.startswith(('.\\"', "'\\\"", ".de", ".if", ".ie", ".nr", ".ds", "..", ".so")):
             continue
         if line.startswith((".SH", ".SS", ".Sh", ".Ss")):
             line = "\n" + line[3:].strip().strip('"')
@@ -87,3 +87,18 @@ def plain_text_of_manual_page(path: Path) -> str:
     text = text.replace("\\-", "-").replace("\\(aq", "'").replace("\\(bu", "*")
     text = text.replace("\\e", "\\").replace("\\ ", " ")
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+def write_texts(folder: Path) -> None:
+    """Write the calibration and held-out files that ship, documents in order."""
+    texts: dict[str, list[str]] = {"calibration": [], "held_out": []}
+    for split, _, text in documents():
+        if split in texts:
+            texts[split].append(text)
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, parts in texts.items():
+        (folder / f"{split}.txt").write_text("\n".join(parts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write_texts(Path(__file__).parent / "text")

@@ -3,9 +3,9 @@
     python -m snugfit.demo.train dense --out build/demo/dense
     python -m snugfit.demo.train moe   --out build/demo/moe
 
-Takes about an hour a model on one core, as `--minutes` says: the learning rate follows the clock, so
-that a slower machine sees fewer tokens but still ends at a low rate. Muon carries the matrices and
-AdamW the embedding and norms. The split by file is `corpus.py`'s: held-out text was never trained on.
+Takes as long as `--minutes` says: the learning rate follows the clock, so that a slower machine sees
+fewer tokens but still ends at a low rate. Muon carries the matrices, AdamW the embedding and norms.
+The split by file is `corpus.py`'s: held-out text was never trained on.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalized(gradient: torch.Tensor) -> torch.Tensor:
     """Move every singular value of [..., rows, columns] close to one by five quintic steps."""
-    wide = gradient if gradient.shape[-2] <= gradient.shape[-1] else gradient.mT
+    wide: torch.Tensor = gradient if gradient.shape[-2] <= gradient.shape[-1] else gradient.mT
     wide = wide / (wide.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(5):
         gram = wide @ wide.mT
@@ -150,7 +150,8 @@ def orthogonalized(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def optimizers_of(model: torch.nn.Module, rate: float) -> list[torch.optim.Optimizer]:
-    matrices, rest = [], []
+    matrices: list[torch.nn.Parameter] = []
+    rest: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         is_matrix = parameter.ndim >= 2 and "embed" not in name and "gate.weight" not in name
         (matrices if is_matrix else rest).append(parameter)
@@ -173,9 +174,7 @@ def perplexity_of(model: torch.nn.Module, ids: torch.Tensor, sequences: int = 64
     for start in range(0, len(ids) - SEQUENCE - 1, stride):
         block = ids[start : start + SEQUENCE + 1].long()[None]
         logits = model(input_ids=block[:, :-1]).logits.float()
-        total += torch.nn.functional.cross_entropy(
-            logits[0], block[0, 1:], reduction="sum"
-        ).item()
+        total += torch.nn.functional.cross_entropy(logits[0], block[0, 1:], reduction="sum").item()
         count += SEQUENCE
     model.train()
     return math.exp(total / count)
@@ -263,7 +262,9 @@ def save(model: Any, tokenizer: Tokenizer, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(out)
     PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token=END_OF_TEXT, pad_token=END_OF_TEXT,
+        tokenizer_object=tokenizer,
+        eos_token=END_OF_TEXT,
+        pad_token=END_OF_TEXT,
         model_max_length=COMMON["max_position_embeddings"],
     ).save_pretrained(out)
 
@@ -274,7 +275,9 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tokens", type=int, default=9_000_000)
     parser.add_argument("--rate", type=float, default=4e-3)
-    parser.add_argument("--minutes", type=float, default=90, help="end by then, whatever the tokens")
+    parser.add_argument(
+        "--minutes", type=float, default=90, help="end by then, whatever the tokens"
+    )
     parser.add_argument("--resume-step", type=int, default=0, help="go on from --out, at this step")
     arguments = parser.parse_args()
     train(

@@ -58,7 +58,7 @@ class Place:
 class GgufFile:
     """A GGUF model, one file or all its splits.
 
-    `metadata` values keep their stored type: numpy scalars for numbers, str, numpy arrays, list[str].
+    `metadata` values keep their stored type: numpy scalars and arrays, str, list[str].
     """
 
     path: Path

@@ -1,6 +1,6 @@
 """GGUF, written as a stream: the size is known before the first byte, and no tensor is held.
 
-A file is written beside its target and renamed when it is whole, so a reader never sees half of one.
+A file is written beside its target and renamed when it is whole: nobody ever sees half of one.
 """
 
 from __future__ import annotations
@@ -147,7 +147,9 @@ class GgufWriter:
         unwritten = [name for name, left in self.missing.items() if left]
         if unwritten:
             self._abandon()
-            raise ValueError(f"{self.path}: {len(unwritten)} tensors unwritten, first {unwritten[0]}")
+            raise ValueError(
+                f"{self.path}: {len(unwritten)} tensors unwritten, first {unwritten[0]}"
+            )
         with self._explained():
             self.file.flush()
             os.fsync(self.file.fileno())

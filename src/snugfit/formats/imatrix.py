@@ -47,7 +47,7 @@ class Importance:
         found = self.weights.get(name)
         if found is None:
             return None
-        means = found.squares / np.maximum(found.counts, 1)[:, None]
+        means: Floats = (found.squares / np.maximum(found.counts, 1)[:, None]).astype(np.float32)
         means[found.counts == 0] = 1
         return means
 
@@ -105,7 +105,9 @@ def _column_sums(file: GgufFile, name: str) -> ColumnSums:
             "Calibrate again."
         )
     if not np.isfinite(squares).all() or (squares < 0).any() or not np.isfinite(counts).all():
-        raise FormatError(f"{file.path}: {name} holds negative or non-finite sums. Calibrate again.")
+        raise FormatError(
+            f"{file.path}: {name} holds negative or non-finite sums. Calibrate again."
+        )
     return ColumnSums(squares, np.broadcast_to(counts, len(squares)).copy())
 
 

@@ -1,7 +1,7 @@
 """Safetensors, read: one file or the shards of a folder, mapped, every offset checked.
 
-The `safetensors` package needs torch for bfloat16 and does not say which check failed, so the header
-(eight bytes of length, then JSON) is read here; files come from strangers.
+The `safetensors` package needs torch for bfloat16 and does not say which check failed, so the
+header (eight bytes of length, then JSON) is read here; files come from strangers.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def read_folder(folder: Path) -> dict[str, StoredTensor]:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FormatError(
-            f"{folder}: no .safetensors file. Download the model's safetensors, not only its config."
+            f"{folder}: no .safetensors file. Download the weights too, not only the config."
         )
     tensors: dict[str, StoredTensor] = {}
     for file in files:
@@ -133,27 +133,28 @@ def read_safetensors(path: Path) -> dict[str, StoredTensor]:
     }
 
 
-def _checked(
-    path: Path, name: str, entry: Any, data_start: int, file_bytes: int
-) -> StoredTensor:
+def _checked(path: Path, name: str, entry: Any, data_start: int, file_bytes: int) -> StoredTensor:
     if not isinstance(entry, Mapping):
         raise FormatError(f"{path}: tensor {name} has no description. Download it again.")
-    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-    sound = (
-        isinstance(dtype, str)
-        and _is_list_of_counts(shape)
-        and _is_list_of_counts(offsets)
-        and len(offsets) == 2
-        and offsets[0] <= offsets[1] <= file_bytes - data_start
-    )
-    if sound and dtype in DTYPES:
-        sound = math.prod(shape) * DTYPES[dtype].itemsize == offsets[1] - offsets[0]
-    if not sound:
+    dtype, shape, offsets = (entry.get(key) for key in ("dtype", "shape", "data_offsets"))
+    data_bytes = file_bytes - data_start
+    if not _is_sound(dtype, shape, offsets, data_bytes):
         raise FormatError(
             f"{path}: tensor {name} claims type {dtype}, shape {shape} and bytes {offsets}, which "
-            f"the {file_bytes - data_start} bytes of data cannot hold. Download it again."
+            f"the {data_bytes} bytes of data cannot hold. Download it again."
         )
-    return StoredTensor(path, name, dtype, tuple(shape), data_start + offsets[0])
+    return StoredTensor(
+        path, name, str(dtype), tuple(shape or ()), data_start + (offsets or [0])[0]
+    )
+
+
+def _is_sound(dtype: Any, shape: Any, offsets: Any, data_bytes: int) -> bool:
+    if not (isinstance(dtype, str) and _is_list_of_counts(shape) and _is_list_of_counts(offsets)):
+        return False
+    if len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_bytes:
+        return False
+    length = offsets[1] - offsets[0]
+    return dtype not in DTYPES or math.prod(shape) * DTYPES[dtype].itemsize == length
 
 
 def _is_list_of_counts(value: Any) -> bool:

@@ -99,10 +99,10 @@ def candidates(spec: ModelSpec, machine: Machine, goal: Goal) -> list[Plan]:
 
 
 def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
-    """Return what the model can be cut to: the mix that is asked for, or all smaller than it."""
+    """Return what the model can be cut to: the mix that is asked for, or all that make sense."""
     original = footprint_of(spec)
-    if spec.is_quantized:
-        if goal.mix is not None and goal.mix != AS_IT_IS:
+    if spec.is_quantized or goal.mix == AS_IT_IS:
+        if goal.mix not in (None, AS_IT_IS):
             raise UnsupportedError(
                 f"{spec.name}: is quantized already and is not cut again. "
                 "Name the original model (BF16, F16 or F32) to cut it."
@@ -113,7 +113,15 @@ def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
         recipe_named(goal.mix)
         return [_cut(spec, original, goal.mix.upper())]
     cuts = (_cut(spec, original, mix) for mix in RECIPES)
-    return [cut for cut in cuts if cut.file_bytes < spec.file_bytes]
+    return [cut for cut in cuts if _is_worth_having(cut, spec)]
+
+
+def _is_worth_having(cut: Cut, spec: ModelSpec) -> bool:
+    """A cut is smaller than the original, or keeps its own precision."""
+    if cut.bits_per_weight < spec.bits_per_weight:
+        return True
+    types = {tensor.name: tensor.type_name for tensor in spec.tensors}
+    return cut.tensor_types == types
 
 
 def largest_mix(spec: ModelSpec, size_bytes: int) -> str:

@@ -17,7 +17,7 @@ from snugfit.quants.types import TYPES
 
 @dataclass(frozen=True)
 class Position:
-    """Where a tensor stands, as far as rules ask: its layer, of how many, in which kind of model."""
+    """Where a tensor stands, as far as rules ask: its layer, of how many, beside experts."""
 
     layer: int
     layers: int
@@ -34,9 +34,7 @@ def anywhere(_: Position) -> bool:
 def more_bits(at: Position) -> bool:
     """The first and last eighth of the layers, and every third between them."""
     eighth = at.layers // 8
-    return (
-        at.layer < eighth or at.layer >= 7 * at.layers // 8 or (at.layer - eighth) % 3 == 2
-    )
+    return at.layer < eighth or at.layer >= 7 * at.layers // 8 or (at.layer - eighth) % 3 == 2
 
 
 def first_eighth(at: Position) -> bool:

@@ -83,7 +83,9 @@ _TABLE = (
     _row(18, "IQ3_XXS", 256, d="<f2", qs=_bytes(96)),
     _row(19, "IQ1_S", 256, d="<f2", qs=_bytes(32), qh=_words(8)),
     _row(20, "IQ4_NL", 32, d="<f2", qs=_bytes(16)),
-    _row(21, "IQ3_S", 256, d="<f2", qs=_bytes(64), qh=_bytes(8), signs=_bytes(32), scales=_bytes(4)),
+    _row(
+        21, "IQ3_S", 256, d="<f2", qs=_bytes(64), qh=_bytes(8), signs=_bytes(32), scales=_bytes(4)
+    ),
     _row(22, "IQ2_S", 256, d="<f2", qs=_bytes(64), qh=_bytes(8), scales=_bytes(8)),
     _row(23, "IQ4_XS", 256, d="<f2", scales_h="<u2", scales_l=_bytes(4), qs=_bytes(128)),
     _row(24, "I8", 1, value="<i1"),

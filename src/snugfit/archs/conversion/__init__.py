@@ -1,1 +1,1 @@
-"""A Hugging Face model seen as GGUF: names, shapes, metadata and tokenizer, one row a model class."""
+"""A Hugging Face model seen as GGUF: names, metadata and tokenizer, one row a model class."""

@@ -130,7 +130,7 @@ def _rope_scaling(config: Config) -> dict[str, Any]:
 
 
 def full_attention_metadata(config: Config) -> dict[str, Any]:
-    """Keys of a decoder whose every layer sees the whole context. Raises UnsupportedError if not."""
+    """Keys of a decoder whose layers all see the whole context; else UnsupportedError."""
     if config.raw.get("use_sliding_window"):
         raise UnsupportedError(
             f"{config.folder}/config.json: use_sliding_window is on; llama.cpp runs this "

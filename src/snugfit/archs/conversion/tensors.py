@@ -20,7 +20,9 @@ from snugfit.quants.recipes import is_kept_in_full
 
 Array = np.ndarray[Any, Any]
 Arrange = Callable[[Array], Array]
-EXPERT = re.compile(r"(model\.layers\.\d+\.(?:mlp|block_sparse_moe))\.experts\.(\d+)\.(\w+)\.weight")
+EXPERT = re.compile(
+    r"(model\.layers\.\d+\.(?:mlp|block_sparse_moe))\.experts\.(\d+)\.(\w+)\.weight"
+)
 FUSED_EXPERTS = re.compile(r"(model\.layers\.\d+\.mlp)\.experts\.(gate_up_proj|down_proj)")
 GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32"}
 # Buffers that old checkpoints carry and that follow from the configuration.
@@ -70,7 +72,7 @@ def convert_tensors(
         found[gguf_name] = _converted(folder, gguf_name, shape, dtype, pieces)
     for gguf_name, values in row.constants(config).items():
         info = TensorInfo(gguf_name, values.shape, "F32")
-        found[gguf_name] = ConvertedTensor(info, (Piece("", lambda _, kept=values: kept),))
+        found[gguf_name] = ConvertedTensor(info, (Piece("", always(values)),))
     _check_complete(folder, config, found)
     return sorted(found.values(), key=lambda tensor: _file_order(tensor.info.name))
 
@@ -127,7 +129,7 @@ def _unfused(name: str, parent: str, part: str, tensor: Stored) -> dict[str, Gat
     return {
         f"{parent}.experts.{half}.weight": (
             name,
-            (Piece(name, lambda values, rows=rows: values[:, rows]),),
+            (Piece(name, rows_of_experts(rows)),),
             shape,
             tensor.dtype,
         )
@@ -137,6 +139,14 @@ def _unfused(name: str, parent: str, part: str, tensor: Stored) -> dict[str, Gat
 
 def unchanged(values: Array) -> Array:
     return values
+
+
+def always(constant: Array) -> Arrange:
+    return lambda _: constant
+
+
+def rows_of_experts(rows: slice) -> Arrange:
+    return lambda values: values[:, rows]
 
 
 def _converted(
@@ -165,9 +175,7 @@ def _name_map(architecture: str, layers: int) -> Callable[[str], str | None]:
     return gguf_name
 
 
-def _check_complete(
-    folder: str, config: Config, found: Mapping[str, ConvertedTensor]
-) -> None:
+def _check_complete(folder: str, config: Config, found: Mapping[str, ConvertedTensor]) -> None:
     embedding = found.get("token_embd.weight")
     if embedding is None:
         raise FormatError(f"{folder}: the token embedding is missing. Download every shard.")

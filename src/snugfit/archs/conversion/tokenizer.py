@@ -1,4 +1,4 @@
-"""tokenizer.json as GGUF metadata: byte-level BPE, and SentencePiece-style BPE with byte fallback."""
+"""tokenizer.json as GGUF metadata: byte-level BPE, and scored BPE with byte fallback."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ import numpy as np
 from snugfit.errors import FormatError, UnsupportedError
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-# The split expression decides which of llama.cpp's pre-tokenizers is the same; part of each is enough
-# to tell it: the number of digits that stay together, and how contractions are matched.
+# The split expression decides which of llama.cpp's pre-tokenizers is the same.
 PRE_TOKENIZER_OF_SPLIT = {
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
@@ -38,7 +37,7 @@ def tokenizer_metadata(files: TokenizerFiles, vocabulary: int) -> dict[str, Any]
     if not isinstance(model, Mapping) or model.get("type") != "BPE":
         kind = model.get("type") if isinstance(model, Mapping) else None
         raise UnsupportedError(
-            f"{files.folder}/tokenizer.json: tokenizers of type {kind} cannot be converted; BPE can."
+            f"{files.folder}/tokenizer.json: {kind} tokenizers cannot be converted; BPE can."
         )
     tokens, types = _tokens(files, model, vocabulary)
     keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens}
@@ -69,9 +68,9 @@ def _tokens(
     for added in files.tokenizer.get("added_tokens", []):
         kind = CONTROL if added.get("special") else USER_DEFINED
         named[int(added["id"])] = added["content"], kind
-    if model.get("unk_token") in (text for text, _ in named.values()) and model["unk_token"]:
-        number = next(key for key, (text, _) in named.items() if text == model["unk_token"])
-        named[number] = model["unk_token"], UNKNOWN
+    for number, (text, _) in list(named.items()):
+        if text == model.get("unk_token"):
+            named[number] = text, UNKNOWN
     if named and not 0 <= max(named) < vocabulary:
         raise FormatError(
             f"{files.folder}/tokenizer.json: token id {max(named)} is past the vocabulary of "
@@ -106,7 +105,11 @@ def _pre_tokenizer(files: TokenizerFiles) -> str:
 
 def _special_tokens(files: TokenizerFiles, tokens: list[str]) -> dict[str, Any]:
     keys: dict[str, Any] = {}
-    for role, key in (("bos", "bos_token_id"), ("eos", "eos_token_id"), ("unk", "unknown_token_id")):
+    for role, key in (
+        ("bos", "bos_token_id"),
+        ("eos", "eos_token_id"),
+        ("unk", "unknown_token_id"),
+    ):
         number = _token_id(files, role, tokens)
         if number is not None:
             keys[f"tokenizer.ggml.{key}"] = number

@@ -1,0 +1,192 @@
+"""Every command as a user types it: exit status, one JSON document, one line of error."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from folders import TEXT, write_folder
+from tiny import tiny_model
+
+from snugfit.cli.main import COMMANDS, app_of, main
+
+DATA = Path(__file__).parent.parent / "data"
+HEADERS = DATA / "headers"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("model") / "tiny", tiny_model("qwen3moe"))
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"{TEXT}{number}\n" for number in range(200)))
+    return path
+
+
+def run_json(capsys: pytest.CaptureFixture[str], *arguments: object) -> Any:
+    status = main([*map(str, arguments), "--json"])
+    shown = capsys.readouterr()
+    assert status == 0, shown.err
+    return json.loads(shown.out)
+
+
+def fails(capsys: pytest.CaptureFixture[str], *arguments: object, status: int = 1) -> str:
+    assert main([*map(str, arguments)]) == status
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert len(shown.err.strip().splitlines()) == 1, shown.err
+    return shown.err
+
+
+def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"  {name} " in shown for name in COMMANDS)
+    assert max(len(line) for line in shown.splitlines()) <= 80
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from snugfit.cli.main import main; main(['--help']); "
+        "print([m for m in ('numpy', 'rich', 'typer', 'torch', 'gguf') if m in sys.modules])"
+    )
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(
+    capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    assert main([name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Example:  snugfit {name}" in shown
+    assert "--json" in shown
+    assert app_of(name).registered_commands[0].name == name
+
+
+def test_wrong_usage_exits_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Did you mean plan?" in fails(capsys, "plna", status=2)
+    assert "is not a size" in fails(capsys, "machine", "--ram", "16", status=2)
+    assert main(["plan"]) == 2
+    assert main(["plan", "demo", "--no-such-option"]) == 2
+
+
+def test_machine(capsys: pytest.CaptureFixture[str]) -> None:
+    document = run_json(capsys, "machine", "--vram", "24GiB,16GB", "--ram", "64GiB")
+    sizes = [device["total_bytes"] for device in document["devices"]]
+    assert sizes == [24 * 2**30, 16 * 10**9, 64 * 2**30]
+
+
+def test_inspect_counts_what_the_files_hold(
+    capsys: pytest.CaptureFixture[str], folder: Path
+) -> None:
+    document = run_json(capsys, "inspect", folder)
+    expected = sum(p.numel() for p in tiny_model("qwen3moe").model.parameters())
+    assert document["parameters"] == expected
+    assert document["experts"] == 8
+
+
+def csv_rows() -> list[dict[str, str]]:
+    with (DATA / "llama_cpp_cache_sizes.csv").open() as file:
+        return [row for row in csv.DictReader(file) if (HEADERS / f"{row['model']}.gguf").exists()]
+
+
+def test_memory_equals_llama_cpp_for_every_recorded_row(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    rows = csv_rows()
+    assert {row["model"] for row in rows} == {"Llama-3.3-70B", "Qwen3-30B-A3B"}
+    for row in rows:
+        document = run_json(
+            capsys,
+            *("memory", HEADERS / f"{row['model']}.gguf"),
+            *("--ctx", row["n_ctx"], "--kv", row["kv_type"], "--slots", row["n_seq"]),
+            *("--ubatch", row["n_ubatch"], "--flash-attention", row["flash_attn"]),
+            *("--vram", "80GiB", "--ram", "80GiB"),
+        )
+        assert document["kv_cache_bytes"] == float(row["kv_MiB"]) * 2**20, row
+
+
+def test_the_parts_one_after_another(
+    capsys: pytest.CaptureFixture[str], folder: Path, text: Path, tmp_path: Path
+) -> None:
+    full, imatrix, small = (tmp_path / name for name in ("f.gguf", "i.gguf", "s.gguf"))
+    converted = run_json(capsys, "convert", folder, "-o", full, "--type", "f16")
+    assert converted["file_bytes"] == full.stat().st_size
+    measured = run_json(capsys, "calibrate", full, "-o", imatrix, "--text", text, "--chunks", 2)
+    assert measured["chunks"] == 2
+    made = run_json(
+        capsys, "quantize", full, "-o", small, "--like", "q8_0", "--imatrix", imatrix
+    )
+    assert made["mix"] == "Q8_0"
+    assert made["without_importance"] == ["token_embd.weight"]  # it is looked up, not multiplied
+    score = run_json(
+        capsys, "evaluate", small, "--against", folder, "--text", text, "--chunks", 2
+    )
+    assert 0 < score["divergence"] < 0.05
+    assert score["top1_agreement"] > 0.9
+
+
+def test_fit_writes_exactly_what_it_predicts(
+    capsys: pytest.CaptureFixture[str], folder: Path, text: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "fitted.gguf"
+    options = ("--text", text, "--held-out", text, "--size", "1.2MiB", "--ctx", 256)
+    document = run_json(capsys, "fit", folder, "-o", out, *options)
+    assert document["plan"]["file_bytes"] == out.stat().st_size <= 1.2 * 2**20
+    assert document["as_predicted"]
+    assert document["score"]["divergence"] > 0
+    plan = run_json(capsys, "plan", folder, "--size", "1.2MiB", "--ctx", 256)
+    assert plan["tensor_types"] == document["plan"]["tensor_types"]
+
+
+def test_impossible_budget_names_the_smallest_that_can(
+    capsys: pytest.CaptureFixture[str], folder: Path, tmp_path: Path
+) -> None:
+    for command in ("fit", "quantize"):
+        error = fails(capsys, command, folder, "-o", tmp_path / "x.gguf", "--size", "10KiB")
+        assert "smallest" in error
+        assert "KiB" in error
+    assert "smallest" in fails(capsys, "plan", folder, "--ram", "1MiB")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["inspect", "memory", "plan", "run", "evaluate"])
+def test_damaged_model_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str
+) -> None:
+    bad = tmp_path / "bad.gguf"
+    bad.write_bytes(b"GGUF" + b"\xff" * 100)
+    assert str(bad) in fails(capsys, command, bad)
+
+
+def test_full_disk_leaves_nothing(folder: Path, tmp_path: Path) -> None:
+    """A limit on file size is what a full disk looks like to a write: an OSError in mid-file."""
+    out = tmp_path / "out.gguf"
+    program = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from snugfit.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "convert", str(folder), "-o", str(out)],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert "the disk is full" in done.stderr
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_chat_is_not_one_document(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--json needs a PROMPT" in fails(capsys, "run", "demo", "--json", status=2)

@@ -1,0 +1,61 @@
+"""What `import snugfit` promises."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import snugfit
+from snugfit.errors import UsageError
+from snugfit.units import format_size, parse_size
+
+
+def test_every_public_name_is_there() -> None:
+    assert sorted(snugfit.__all__) == sorted(snugfit._HOME_OF_NAME)
+    for name in snugfit.__all__:
+        assert callable(getattr(snugfit, name))
+    with pytest.raises(AttributeError):
+        snugfit.no_such_name  # noqa: B018
+
+
+def test_importing_does_nothing() -> None:
+    program = "import sys, snugfit; print('numpy' in sys.modules, 'torch' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
+    assert shown.strip() == "False False"
+
+
+def test_quantize_rows_round_trip() -> None:
+    rows = np.random.default_rng(0).normal(size=(4, 256)).astype(np.float32)
+    blocks = snugfit.quantize_rows(rows, "Q8_0")
+    assert blocks.dtype == np.uint8
+    assert blocks.shape == (4, 272)
+    assert np.abs(snugfit.dequantize_rows(blocks, "Q8_0") - rows).max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("text", "size_bytes"),
+    [
+        ("15.2GiB", 16320875724),
+        ("16GB", 16_000_000_000),
+        ("900MiB", 943718400),
+        ("3777568B", 3777568),
+        (" 1 kib ", 1024),
+    ],
+)
+def test_sizes_are_read(text: str, size_bytes: int) -> None:
+    assert parse_size(text) == size_bytes
+
+
+@pytest.mark.parametrize("text", ["16", "16G", "GiB", "-1GiB", "1e9B", ""])
+def test_ambiguous_sizes_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse_size(text)
+
+
+def test_sizes_are_written() -> None:
+    assert format_size(0) == "0 B"
+    assert format_size(16320875724) == "15.2 GiB"
+    assert format_size(3777568) == "3.60 MiB"
