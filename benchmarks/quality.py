@@ -2,8 +2,8 @@
 
 python benchmarks/quality.py [--model demo] [--json]
 
-Both files have the same types, so they have the same size; only who chose the scales and the rounding
-differs. llama.cpp's blocks come from the `ggml_quantize_chunk` that the engine's package carries.
+Both files have the same types and so the same size; only who chose scales and rounding differs.
+llama.cpp's blocks come from the `ggml_quantize_chunk` that the engine's package carries.
 Each row is a ratio of two means over the same held-out tokens, in the same torch modules.
 """
 
@@ -83,7 +83,7 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
-    print("| mix | file bytes | KL divergence | with llama.cpp's kernels | ratio | same first choice |")
+    print("| mix | file bytes | KL divergence | llama.cpp's kernels | ratio | same first choice |")
     print("|---|--:|--:|--:|--:|--:|")
     for row in results:
         print(

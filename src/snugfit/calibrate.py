@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from snugfit.archs.decoder import Decoder
 from snugfit.archs.tokenizer import tokenizer_of
-from snugfit.calibration.corpus import TokenIds, read_text, sequences_of
+from snugfit.calibration.corpus import read_text, sequences_of
 from snugfit.calibration.importance import Progress, measure
 from snugfit.demo import CALIBRATION_TEXT
 from snugfit.formats.imatrix import Importance
@@ -30,13 +28,6 @@ def calibrate(
     weights, UsageError for a text shorter than one sequence.
     """
     text = text or CALIBRATION_TEXT
-    ids = spread(sequences_of(read_text(text), tokenizer_of(model.metadata)), sequences)
+    ids = sequences_of(read_text(text), tokenizer_of(model.metadata), most=sequences)
     decoder = Decoder(model.metadata, model.shapes, model.load)
     return measure(decoder, ids, progress, datasets=(text.name,))
-
-
-def spread(sequences: TokenIds, most: int) -> TokenIds:
-    """Return at most `most` sequences, evenly from the whole text, in order."""
-    if len(sequences) <= most:
-        return sequences
-    return sequences[np.linspace(0, len(sequences) - 1, most).astype(int)]

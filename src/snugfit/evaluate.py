@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from snugfit.archs.decoder import Decoder
 from snugfit.archs.tokenizer import tokenizer_of
-from snugfit.calibration.corpus import TokenIds, read_text, sequences_of
+from snugfit.calibration.corpus import read_text, sequences_of
 from snugfit.core import Score
 from snugfit.demo import HELD_OUT_TEXT
 from snugfit.errors import UsageError
@@ -37,12 +35,7 @@ def evaluate(
             f"{model.name} and {reference.name}: different tokenizers; a divergence between them "
             "means nothing. Compare with the model that the file was cut from."
         )
-    ids = sequences_of(read_text(text or HELD_OUT_TEXT), tokenizer_of(model.metadata))
+    tokenizer = tokenizer_of(model.metadata)
+    ids = sequences_of(read_text(text or HELD_OUT_TEXT), tokenizer, most=sequences)
     decoders = [Decoder(m.metadata, m.shapes, m.load) for m in (model, reference) if m]
-    chosen = _spread(ids, sequences)
-    return score(decoders[0], chosen, decoders[1] if reference else None, progress)
-
-
-def _spread(sequences: TokenIds, most: int) -> TokenIds:
-    picked = np.linspace(0, len(sequences) - 1, min(most, len(sequences))).astype(int)
-    return sequences[picked]
+    return score(decoders[0], ids, decoders[1] if reference else None, progress)

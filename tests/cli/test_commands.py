@@ -124,14 +124,10 @@ def test_the_parts_one_after_another(
     assert converted["file_bytes"] == full.stat().st_size
     measured = run_json(capsys, "calibrate", full, "-o", imatrix, "--text", text, "--chunks", 2)
     assert measured["chunks"] == 2
-    made = run_json(
-        capsys, "quantize", full, "-o", small, "--like", "q8_0", "--imatrix", imatrix
-    )
+    made = run_json(capsys, "quantize", full, "-o", small, "--like", "q8_0", "--imatrix", imatrix)
     assert made["mix"] == "Q8_0"
     assert made["without_importance"] == ["token_embd.weight"]  # it is looked up, not multiplied
-    score = run_json(
-        capsys, "evaluate", small, "--against", folder, "--text", text, "--chunks", 2
-    )
+    score = run_json(capsys, "evaluate", small, "--against", folder, "--text", text, "--chunks", 2)
     assert 0 < score["divergence"] < 0.05
     assert score["top1_agreement"] > 0.9
 

@@ -21,14 +21,9 @@ from tiny_gguf import TinyShape, write_tiny_gguf
 
 from snugfit.core import Configuration
 from snugfit.errors import RuntimeFailure, UsageError
-from snugfit.runtimes import llama_cpp
-from snugfit.runtimes.llama_cpp import (
-    CHILD_MODULE,
-    Child,
-    LlamaCppRuntime,
-    child_environment,
-    child_settings,
-)
+from snugfit.runtimes import llama_cpp_process
+from snugfit.runtimes.llama_cpp import LlamaCppRuntime, child_settings
+from snugfit.runtimes.llama_cpp_process import CHILD_MODULE, Child, child_environment
 from snugfit.units import MIB
 
 CTX = 2048
@@ -290,7 +285,7 @@ def test_a_busy_engine_answers_the_probe(engine: LlamaCppRuntime) -> None:
 def test_closing_ends_even_a_stopped_child(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(llama_cpp, "ENDING_SECONDS", 0.3)
+    monkeypatch.setattr(llama_cpp_process, "ENDING_SECONDS", 0.3)
     runtime = start(tiny_model)
     child = runtime.process_id
     os.kill(child, signal.SIGSTOP)
@@ -313,7 +308,7 @@ def test_the_child_follows_a_parent_that_was_killed_and_tidies_up(tiny_model: Pa
     with subprocess.Popen(
         [sys.executable, "-c", code, str(tiny_model), str(folder)],
         stdout=subprocess.PIPE,
-        env=child_environment(),
+        env=child_environment(uses_gpus=False),
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
@@ -333,7 +328,10 @@ def test_what_is_printed_in_the_child_does_not_mix_with_its_messages() -> None:
         "outbox.send({'read': inbox.readline().decode()})\n"
     )
     child = subprocess.run(
-        [sys.executable, "-c", code], input=b"in\n", capture_output=True, env=child_environment()
+        [sys.executable, "-c", code],
+        input=b"in\n",
+        capture_output=True,
+        env=child_environment(uses_gpus=False),
     )
     assert child.stderr == b"noise"
     assert json.loads(child.stdout) == {"read": "in\n"}
@@ -349,7 +347,7 @@ def test_the_child_ends_with_its_input_even_while_loading(tmp_path: Path) -> Non
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
-        env=child_environment(),
+        env=child_environment(uses_gpus=False),
     ) as child:
         assert child.stdin is not None
         assert child.stderr is not None

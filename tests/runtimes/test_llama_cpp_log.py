@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snugfit.runtimes.llama_cpp import EngineLog, one_line
+from snugfit.runtimes.llama_cpp_log import EngineLog, one_line
 from snugfit.units import MIB
 
 TWO_GPUS = """\

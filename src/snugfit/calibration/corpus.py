@@ -38,11 +38,12 @@ def read_text(path: Path | str) -> str:
 def sequences_of(
     text: str, tokenizer: Encoder, *, length: int = LENGTH, most: int | None = None
 ) -> TokenIds:
-    """Cut `text` into token ids int64 [sequences, length], at most `most`; a short rest is dropped.
+    """Cut `text` into token ids int64 [sequences, length]; a short rest is dropped.
 
-    The text is tokenized as a whole, with BOS before it where the model wants one, and the first
-    token of every sequence gives way to BOS, so that numbers compare to llama.cpp's. Raises
-    UsageError if the text is shorter than one sequence.
+    At most `most` sequences are kept, evenly from the whole text. The text is tokenized as a whole,
+    with BOS before it where the model wants one, and the first token of every sequence gives way to
+    BOS, so that numbers compare to llama.cpp's. Raises UsageError if the text is shorter than one
+    sequence.
     """
     bos = tokenizer.bos_id
     ids = [] if bos is None else [bos]
@@ -52,8 +53,8 @@ def sequences_of(
         raise UsageError(
             f"the text: has {len(ids)} tokens, but one sequence takes {length}. Give a longer text."
         )
-    count = count if most is None else min(count, most)
     sequences = np.array(ids[: count * length], np.int64).reshape(count, length)
     if bos is not None:
         sequences[:, 0] = bos
-    return sequences
+    kept = np.linspace(0, count - 1, min(count, most or count)).astype(np.int64)
+    return sequences[kept]

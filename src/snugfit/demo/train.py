@@ -3,8 +3,8 @@
     python -m snugfit.demo.train dense --out build/demo/dense
     python -m snugfit.demo.train moe   --out build/demo/moe
 
-Takes as long as `--minutes` says: the learning rate follows the clock, so that a slower machine sees
-fewer tokens but still ends at a low rate. Muon carries the matrices, AdamW the embedding and norms.
+Takes as long as `--minutes` says: the learning rate follows the clock, so that a slower machine
+sees fewer tokens but still ends at a low rate. Muon carries the matrices, AdamW the rest.
 The split by file is `corpus.py`'s: held-out text was never trained on.
 """
 

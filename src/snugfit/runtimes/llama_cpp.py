@@ -8,49 +8,22 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import os
 import queue
 import re
-import shutil
 import signal
-import socket
 import subprocess
-import sys
-import tempfile
-import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 from snugfit.core import Answer, Configuration
 from snugfit.errors import RuntimeFailure, UsageError
 from snugfit.runtimes.base import PARTS, Message, OnText, Prompt, plain_prompt
-from snugfit.units import MIB
+from snugfit.runtimes.llama_cpp_log import one_line
+from snugfit.runtimes.llama_cpp_process import ENDING_SECONDS, STARTING, Child
 
-STARTING = 0  # the id under which the child's first message is delivered; requests count from 1
-CHILD_MODULE = "snugfit.runtimes.llama_cpp_child"
-ENDING_SECONDS = 2.0  # how long each step of ending the child may take before the next, harsher one
-
-# Buffer lines of the log, such as `llama_kv_cache:      CUDA0 KV buffer size =   448.00 MiB`.
-BUFFER_LINE = re.compile(
-    r"(?P<device>\S+)\s+(?P<kind>model|KV|RS|DSV4 \S+ state|compute|output) buffer size =\s*"
-    r"(?P<mebibytes>[\d.]+) MiB"
-)
-PART_OF_KIND = {
-    "model": "weights",
-    "KV": "kv_cache",
-    "RS": "recurrent_state",
-    "compute": "compute",
-    "output": "output",
-}
-# `0.00.005.180 E llama_model_load: error loading model: ...`
-LOG_LINE = re.compile(r"\d+(?:\.\d+)+ (?P<level>[A-Z]) [^:]*: (?P<text>.*)")
-# What the engine prints without its prefix as it dies.
-DYING_WORDS = re.compile(r"GGML_ASSERT|GGML_ABORT|what\(\):|[Ee]rror|[Ff]atal")
 # What the engine's own words call for; the first that fits.
 REMEDIES = (
     (r"flash_attn", "Use --flash-attention on, or --kv f16."),
@@ -61,151 +34,6 @@ REMEDIES = (
     (r"", "Check the file with snugfit inspect, or lower --ctx and --gpu-layers."),
 )
 KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
-LONGEST_SOCKET_PATH = 100  # bytes; the systems' limits are 104 and 108
-# Errors that only repeat that something failed.
-EMPTY_WORDS = re.compile(r"failed to (load model|create.context)|exiting due to")
-
-
-class EngineLog:
-    """Follows the engine's log: its last lines, and the buffers that it says it allocated."""
-
-    def __init__(self) -> None:
-        self._lines: deque[tuple[str, str]] = deque(maxlen=80)  # level, text
-        self._buffers: dict[tuple[str, str], int] = {}  # device, part -> bytes
-        self.has_chat_template = False
-        self.loaded = threading.Event()  # the engine has said all that it says while loading
-
-    def add(self, line: str) -> None:
-        """Take in one line."""
-        buffer = BUFFER_LINE.search(line)
-        if buffer:
-            self._add_buffer(buffer)
-        elif "tokenizer.chat_template" in line:
-            self.has_chat_template = True
-        elif "model loaded" in line:
-            self.loaded.set()
-        match = LOG_LINE.match(line)
-        if match:
-            self._lines.append((match["level"], match["text"]))
-        elif line.strip():
-            self._lines.append(("E" if DYING_WORDS.search(line) else "I", line))
-
-    def by_device(self) -> dict[str, dict[str, int]]:
-        """Return device -> part -> bytes, with the engine's names of its devices."""
-        devices: dict[str, dict[str, int]] = {}
-        for (device, part), size_bytes in self._buffers.items():
-            devices.setdefault(device, {})[part] = size_bytes
-        return devices
-
-    def last_error(self) -> str:
-        """Return the last line that says what went wrong, empty when none does."""
-        errors = [text for level, text in list(self._lines) if level == "E"]
-        telling = [text for text in errors if not EMPTY_WORDS.search(text)] or errors
-        return one_line(telling[-1]) if telling else ""
-
-    def last_line(self) -> str:
-        """Return the last line, empty when there was none."""
-        return one_line(self._lines[-1][1]) if self._lines else ""
-
-    def _add_buffer(self, match: re.Match[str]) -> None:
-        part = PART_OF_KIND.get(match["kind"], "recurrent_state")
-        key = match["device"], part
-        size_bytes = round(float(match["mebibytes"]) * MIB)
-        # A graph may be reserved again, replacing its buffer; weights and caches come in several.
-        before = 0 if part in ("compute", "output") else self._buffers.get(key, 0)
-        self._buffers[key] = before + size_bytes
-
-
-class Child:
-    """The engine's process, its pipes and the threads that drain them."""
-
-    def __init__(self, settings: dict[str, Any]) -> None:
-        self.log = EngineLog()
-        self.last_sign_of_life = time.monotonic()
-        self._mailboxes: dict[int, queue.SimpleQueue[dict[str, Any] | None]] = {}
-        self._lock = threading.Lock()  # of the mailboxes
-        self._writing = threading.Lock()
-        self._ended = False
-        self.open_mailbox(STARTING)
-        self._folder = tempfile.mkdtemp(prefix="snugfit-")  # readable for this user alone
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", CHILD_MODULE],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=child_environment(),
-            start_new_session=True,  # Ctrl-C is for us; the child follows when we hang up
-        )
-        self._readers = [
-            threading.Thread(target=self._read_messages, daemon=True),
-            threading.Thread(target=self._read_log, daemon=True),
-        ]
-        for reader in self._readers:
-            reader.start()
-        self.send(settings | {"socket": socket_path(self._folder)})
-
-    def send(self, message: dict[str, Any]) -> None:
-        """Write one message; a child that is gone is noticed by whoever waits for its answer."""
-        with self._writing, contextlib.suppress(OSError, ValueError):
-            pipe = _opened(self.process.stdin)
-            pipe.write(json.dumps(message).encode() + b"\n")
-            pipe.flush()
-
-    def open_mailbox(self, request_id: int) -> queue.SimpleQueue[dict[str, Any] | None]:
-        """Return where the answers to a request arrive; None arrives when the child has ended."""
-        mailbox: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
-        with self._lock:
-            self._mailboxes[request_id] = mailbox
-            if self._ended:
-                mailbox.put(None)
-        return mailbox
-
-    def mailbox(self, request_id: int) -> queue.SimpleQueue[dict[str, Any] | None]:
-        return self._mailboxes[request_id]
-
-    def close_mailbox(self, request_id: int) -> None:
-        with self._lock:
-            self._mailboxes.pop(request_id, None)
-
-    def end(self, *, patiently: bool = True) -> int:
-        """Hang up, then terminate, then kill; at once without patience. Returns the exit status."""
-        with contextlib.suppress(OSError):
-            _opened(self.process.stdin).close()
-        harsher: list[Callable[[], None]] = [self.process.terminate] if patiently else []
-        for next_step in [*harsher, self.process.kill]:
-            try:
-                status = self.process.wait(ENDING_SECONDS if patiently else 0)
-                break
-            except subprocess.TimeoutExpired:
-                next_step()
-        else:
-            status = self.process.wait()
-        for reader in self._readers:
-            reader.join(ENDING_SECONDS)
-        shutil.rmtree(self._folder, ignore_errors=True)
-        return status
-
-    def _read_messages(self) -> None:
-        with _opened(self.process.stdout) as pipe, contextlib.suppress(ValueError):
-            for line in pipe:
-                self._deliver(json.loads(line))
-        with self._lock:
-            self._ended = True
-            for mailbox in self._mailboxes.values():
-                mailbox.put(None)
-
-    def _deliver(self, message: dict[str, Any]) -> None:
-        self.last_sign_of_life = time.monotonic()
-        with self._lock:
-            mailbox = self._mailboxes.get(message.get("id", STARTING))
-            if mailbox is not None:  # else its asker has gone away
-                mailbox.put(message)
-
-    def _read_log(self) -> None:
-        with _opened(self.process.stderr) as pipe:
-            for line in pipe:
-                self.last_sign_of_life = time.monotonic()
-                self.log.add(line.decode("utf-8", "replace").rstrip())
 
 
 class LlamaCppRuntime:
@@ -463,23 +291,6 @@ def child_settings(path: Path, configuration: Configuration, threads: int | None
     }
 
 
-def socket_path(folder: str) -> str:
-    """Return the path of a Unix socket in `folder`, empty where the system cannot have it."""
-    path = str(Path(folder) / "engine.sock")
-    fits = hasattr(socket, "AF_UNIX") and len(os.fsencode(path)) <= LONGEST_SOCKET_PATH
-    return path if fits and sys.platform != "win32" else ""
-
-
-def child_environment() -> dict[str, str]:
-    """Return our environment, with this very snugfit first on the child's path."""
-    paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
-    return os.environ | {
-        "PYTHONPATH": os.pathsep.join(filter(None, paths)),
-        "PYTHONSAFEPATH": "1",  # -m would otherwise import from the current folder first
-        "GGML_NO_BACKTRACE": "1",  # it would run a debugger on itself as it aborts
-    }
-
-
 def sampling(max_tokens: int, temperature: float, seed: int | None) -> dict[str, Any]:
     """Return the engine's options: the likeliest token at temperature 0, else its own chain."""
     options: dict[str, Any] = {
@@ -493,20 +304,9 @@ def sampling(max_tokens: int, temperature: float, seed: int | None) -> dict[str,
     return options
 
 
-def one_line(text: str) -> str:
-    """Return printable text without line breaks, build paths or a great length."""
-    printable = "".join(letter if letter.isprintable() else " " for letter in text)
-    return re.sub(r"\S*/(?=[\w.-]+:\d+:)", "", " ".join(printable.split()))[:300]
-
-
 def signal_name(number: int) -> str:
     """Return `SIGABRT` and the like, or the number for a signal without a name."""
     try:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
-
-
-def _opened(pipe: IO[bytes] | None) -> IO[bytes]:
-    assert pipe is not None  # Popen was asked for all three
-    return pipe
