@@ -21,8 +21,8 @@ from snugfit.archs.table import spec_of
 from snugfit.core import ModelSpec, TensorInfo
 from snugfit.demo import DEMOS
 from snugfit.errors import FormatError
-from snugfit.formats.gguf import GgufFile, read_gguf
-from snugfit.formats.gguf_writer import encode_header, padded
+from snugfit.formats.gguf import GgufFile, padded, read_gguf
+from snugfit.formats.gguf_writer import encode_header
 from snugfit.formats.safetensors import DTYPES, StoredTensor, read_folder, read_json
 from snugfit.quants.codecs import dequantize_rows
 from snugfit.units import MIB

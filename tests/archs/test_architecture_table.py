@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
-from snugfit.archs.table import ARCHITECTURES, require_architecture, spec_of
+from snugfit.archs.conversion.rows import CONVERSIONS
+from snugfit.archs.decoder_rows import DECODERS
+from snugfit.archs.table import ARCHITECTURES, spec_of
 from snugfit.core import LayerCache, TensorInfo
-from snugfit.errors import FormatError, UnsupportedError
+from snugfit.errors import FormatError
 
 METADATA = {
     "general.architecture": "qwen3",
@@ -127,13 +129,7 @@ def test_an_unknown_architecture_is_sized_by_its_tensors():
     ]
 
 
-def test_what_needs_a_row_says_which_there_are():
-    assert require_architecture("qwen3moe").has_experts
-    with pytest.raises(UnsupportedError, match=r"'qwen3x' is unknown .* llama, qwen2, qwen3"):
-        require_architecture("qwen3x")
-
-
-def test_rows_are_named_by_their_key_and_classes_are_unique():
-    classes = [name for row in ARCHITECTURES.values() for name in row.huggingface]
-    assert len(classes) == len(set(classes))
+def test_every_row_can_be_converted_and_run():
     assert all(name == row.name for name, row in ARCHITECTURES.items())
+    assert {row.architecture for row in CONVERSIONS.values()} == ARCHITECTURES.keys()
+    assert DECODERS.keys() == ARCHITECTURES.keys()

@@ -14,24 +14,23 @@ import numpy as np
 
 from snugfit.archs.cache import AttentionShape, CacheRule, grouped_query
 from snugfit.core import LayerCache, ModelSpec, TensorInfo
-from snugfit.errors import FormatError, UnsupportedError
+from snugfit.errors import FormatError
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """A kind of model: `name` in GGUF, class names in Hugging Face's config.json."""
+    """A kind of model, by its name in GGUF."""
 
     name: str
-    huggingface: tuple[str, ...]
     cache: CacheRule
     has_experts: bool = False  # always; llama has them in Mixtral only
 
 
 _TABLE = (
-    Architecture("llama", ("LlamaForCausalLM", "MistralForCausalLM"), grouped_query),
-    Architecture("qwen2", ("Qwen2ForCausalLM",), grouped_query),
-    Architecture("qwen3", ("Qwen3ForCausalLM",), grouped_query),
-    Architecture("qwen3moe", ("Qwen3MoeForCausalLM",), grouped_query, has_experts=True),
+    Architecture("llama", grouped_query),
+    Architecture("qwen2", grouped_query),
+    Architecture("qwen3", grouped_query),
+    Architecture("qwen3moe", grouped_query, has_experts=True),
 )
 
 ARCHITECTURES: dict[str, Architecture] = {row.name: row for row in _TABLE}
@@ -41,15 +40,6 @@ MOST_LAYERS, MOST_HEADS, MOST_EXPERTS = 4096, 2**14, 2**16
 WIDEST, LONGEST = 2**20, 2**31 - 1
 BLOCK = re.compile(r"blk\.(\d{1,4})\.(.+)")
 REMEDY = "Download the file again, or convert the model anew."
-
-
-def require_architecture(name: str) -> Architecture:
-    """Return the row called `name` in GGUF. Raises UnsupportedError: it is never guessed."""
-    if name not in ARCHITECTURES:
-        raise UnsupportedError(
-            f"architecture '{name}' is unknown to this version. Known: {', '.join(ARCHITECTURES)}."
-        )
-    return ARCHITECTURES[name]
 
 
 def spec_of(

@@ -37,8 +37,8 @@ def show(spec: ModelSpec) -> None:
     document = documents.of_model(spec)
     experts = f", {spec.experts} experts, {spec.experts_used} used" if spec.experts else ""
     render.out.print(
-        f"[bold]{spec.name}[/]  {spec.architecture}, {spec.parameters / 1e6:,.1f} M parameters, "
-        f"{spec.layers} layers{experts}"
+        f"[bold]{render.safe(spec.name)}[/]  {render.safe(spec.architecture)}, "
+        f"{spec.parameters / 1e6:,.1f} M parameters, {spec.layers} layers{experts}"
     )
     facts = render.table("", "")
     cache = document["kv_cache_bytes_per_token"]
@@ -63,5 +63,5 @@ def show_tensors(spec: ModelSpec) -> None:
     table = render.table("tensor", ">shape", "type", ">bytes")
     for tensor in spec.tensors:
         shape = " x ".join(str(length) for length in tensor.shape)
-        table.add_row(tensor.name, shape, tensor.type_name, f"{tensor.size_bytes:,}")
+        table.add_row(render.safe(tensor.name), shape, tensor.type_name, f"{tensor.size_bytes:,}")
     render.out.print(table)

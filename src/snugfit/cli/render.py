@@ -21,6 +21,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from snugfit.errors import printable
+
 SECONDS_BEFORE_A_BAR = 2.0
 SECONDS_BETWEEN_LINES = 15.0  # where stderr is a log, not a terminal
 
@@ -48,6 +50,11 @@ def table(*columns: str, title: str = "") -> Table:
             no_wrap=is_number,
         )
     return made
+
+
+def safe(text: str) -> str:
+    """Return text from a file, such as a tensor's name, so that it cannot steer the terminal."""
+    return escape(printable(text))
 
 
 def heading(text: str) -> None:

@@ -53,6 +53,31 @@ COMMON: dict[str, Any] = {
     "eos_token_id": 0,
     "attention_dropout": 0.0,
 }
+CARD = """\
+---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: text-generation
+---
+
+# Snugfit's demo model, {kind}
+
+A small language model trained from scratch, to try Snugfit on something real. It continues Python
+code and its documentation; it knows nothing else and follows no instructions.
+
+| | |
+|---|---|
+| architecture | {architectures[0]}, {num_hidden_layers} layers, hidden size {hidden_size} |
+| parameters | {parameters:,} |
+| tokens seen | {tokens_seen:,}, in windows of 512 |
+| held-out perplexity | {held_out_perplexity} (64 windows, all positions scored) |
+
+Text: the Python standard library (sources, tests, documentation topics) and English manual pages of
+the machine that trained it, split by file. Calibration and held-out files were not trained on; they
+ship beside this folder and are the standard library's alone (PSF licence).
+
+Made by `python -m snugfit.demo.train {kind} --out DIR`.
+"""
 CONFIGS: dict[str, Any] = {
     "dense": lambda: Qwen3Config(**COMMON, num_hidden_layers=6, intermediate_size=768),
     "moe": lambda: Qwen3MoeConfig(
@@ -234,6 +259,7 @@ def train(
         "torch": torch.__version__,
     }
     (out / "training.json").write_text(json.dumps(record, indent=2) + "\n")
+    write_card(out)
 
 
 def train_on(
@@ -267,6 +293,13 @@ def save(model: Any, tokenizer: Tokenizer, out: Path) -> None:
         pad_token=END_OF_TEXT,
         model_max_length=COMMON["max_position_embeddings"],
     ).save_pretrained(out)
+
+
+def write_card(out: Path) -> None:
+    """Write the model card of a finished training from its own record."""
+    record = json.loads((out / "training.json").read_text())
+    config = json.loads((out / "config.json").read_text())
+    (out / "README.md").write_text(CARD.format(**config, **record))
 
 
 def main() -> None:

@@ -177,7 +177,7 @@ class _Header:
             metadata[key] = self.value(self.number("<I"), key)
         self.check_count(tensor_count, SMALLEST_TENSOR_BYTES, "tensors")
         tensors, offsets = self.tensor_infos(tensor_count)
-        data_start = _padded(self.position, self.alignment(metadata))
+        data_start = padded(self.position, self.alignment(metadata))
         has_data = not tensors or self.size > data_start
         places = {name: Place(self.path, data_start + offset) for name, offset in offsets.items()}
         if has_data:
@@ -279,5 +279,6 @@ class _Header:
         return FormatError(f"{self.path}: {what}. Download the file again.")
 
 
-def _padded(position: int, alignment: int) -> int:
-    return -(-position // alignment) * alignment
+def padded(size_bytes: int, alignment: int = DEFAULT_ALIGNMENT) -> int:
+    """Return the bytes that a tensor or header takes in a file, alignment counted."""
+    return -(-size_bytes // alignment) * alignment

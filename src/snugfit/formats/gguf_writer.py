@@ -19,17 +19,12 @@ import numpy as np
 
 from snugfit.core import TensorInfo
 from snugfit.errors import OutputError
-from snugfit.formats.gguf import ARRAY, DEFAULT_ALIGNMENT, MAGIC, SCALAR_DTYPES, STRING
+from snugfit.formats.gguf import ARRAY, MAGIC, SCALAR_DTYPES, STRING, padded
 from snugfit.units import format_size
 
 VERSION = 3
 NUMBER_OF_DTYPE = {dtype: number for number, dtype in SCALAR_DTYPES.items()}
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-
-
-def padded(size_bytes: int) -> int:
-    """Return the bytes that a tensor takes in a file, alignment counted."""
-    return -(-size_bytes // DEFAULT_ALIGNMENT) * DEFAULT_ALIGNMENT
 
 
 def encode_header(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> bytes:

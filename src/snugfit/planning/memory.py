@@ -29,10 +29,10 @@ from snugfit.core import (
     ModelSpec,
     TensorInfo,
 )
+from snugfit.formats.gguf import padded
 from snugfit.quants.types import TYPES
 from snugfit.units import MIB
 
-ALIGNMENT = 32  # of every tensor in a GGUF file, in bytes
 FLOAT_BYTES, HALF_BYTES = 4, 2
 
 # Driver, context and libraries on an NVIDIA card without a desktop: 140-370 MiB are reported.
@@ -145,10 +145,6 @@ def cut_footprint(original: Footprint, spec: ModelSpec, sizes: Mapping[str, int]
     """Return the footprint of a cut of `spec` whose tensors have `sizes`, in bytes by name."""
     file_bytes = spec.header_bytes + sum(map(padded, sizes.values()))
     return replace(original, weights=weights_of(sizes, spec.layers, file_bytes=file_bytes))
-
-
-def padded(size_bytes: int) -> int:
-    return -(-size_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Weights:

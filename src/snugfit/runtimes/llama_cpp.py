@@ -33,6 +33,7 @@ REMEDIES = (
     (r"alloc|memory", "Lower --ctx or --gpu-layers, or choose a smaller file."),
     (r"", "Check the file with snugfit inspect, or lower --ctx and --gpu-layers."),
 )
+HOST_WEIGHTS = ("CPU_Mapped", "CPU_REPACK")  # the engine's names of two places in RAM
 KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_NL")
 
 
@@ -116,11 +117,18 @@ class LlamaCppRuntime:
         return tokens
 
     def allocated(self) -> dict[str, int]:
-        """Return the bytes of each part, summed over devices; 0.01 MiB precise for each buffer."""
+        """Return the bytes of each part, summed over devices; 0.01 MiB precise for each buffer.
+
+        Weights that the engine rearranges for the processor (CPU_REPACK) are counted once: the
+        mapping of the file spans their first place too, but those pages are not needed again.
+        """
+        devices = self.allocated_by_device()
         sums = dict.fromkeys(PARTS, 0)
-        for parts in self.allocated_by_device().values():
+        for parts in devices.values():
             for part, size_bytes in parts.items():
                 sums[part] += size_bytes
+        mapped, repacked = (devices.get(name, {}).get("weights", 0) for name in HOST_WEIGHTS)
+        sums["weights"] -= min(mapped, repacked)
         return sums
 
     def allocated_by_device(self) -> dict[str, dict[str, int]]:
