@@ -14,6 +14,7 @@ from folders import TEXT, write_folder
 from tiny import tiny_model
 
 from snugfit.cli.main import COMMANDS, app_of, main
+from snugfit.core import Configuration
 
 DATA = Path(__file__).parent.parent / "data"
 HEADERS = DATA / "headers"
@@ -186,3 +187,44 @@ def test_full_disk_leaves_nothing(folder: Path, tmp_path: Path) -> None:
 
 def test_chat_is_not_one_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--json needs a PROMPT" in fails(capsys, "run", "demo", "--json", status=2)
+
+
+def test_chat_ends_at_bye_and_at_the_end_of_input(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    from snugfit.cli import run
+    from snugfit.models import open_model
+    from snugfit.runtimes.fake import FakeRuntime
+
+    for ending in ("/bye", EOFError()):
+        typed = iter(["hello", "", ending])
+
+        def answer_input(_: str, typed: Any = typed) -> str:
+            word = next(typed)
+            if isinstance(word, BaseException):
+                raise word
+            return str(word)
+
+        monkeypatch.setattr("builtins.input", answer_input)
+        with FakeRuntime(["good day"]).start(folder, Configuration(ctx=256)) as runtime:
+            run.chat(runtime, open_model(str(folder)), 16, 0.0, None)
+        shown = capsys.readouterr()
+        assert "good day" in shown.out
+        assert "has no chat template" in shown.err
+
+
+def test_run_answers_and_compares_memory(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    options = ("-n", 4, "--temperature", 0, "--ctx", 256)
+    document = run_json(capsys, "run", "demo-moe", "import os", *options)
+    assert document["generated_tokens"] == 4
+    assert document["text"]
+    for part, predicted in document["predicted"].items():
+        assert document["allocated"][part] == pytest.approx(predicted, rel=0.05), part
+    assert main(["run", "demo-moe", "import os", *map(str, options)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.strip() == document["text"].strip()
+    assert "tokens/s" in shown.err
+    assert "predicted" in shown.err

@@ -14,9 +14,11 @@ from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TaskProgressColumn,
     TextColumn,
+    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
@@ -145,6 +147,15 @@ def bar(label: str, unit: str) -> Iterator[Bar]:
         yield shown
     finally:
         shown.close()
+
+
+@contextmanager
+def waiting(label: str) -> Iterator[None]:
+    """Show, on a terminal, how long something has taken that cannot say how far it is."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
+        progress.add_task(label, total=None)
+        yield
 
 
 def scaled(value: float) -> str:

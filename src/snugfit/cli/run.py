@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -74,7 +75,8 @@ def run_command(
 
     if json and not prompt:
         raise UsageError("--json needs a PROMPT; a chat is not one document.")
-    path = runnable(open_model(model))
+    opened = open_model(model)
+    path = runnable(opened)
     spec, machine = open_model(str(path)).spec(), machine_from(vram, ram)
     goal = goal_from(
         ctx, None, AS_IT_IS, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
@@ -82,13 +84,14 @@ def run_command(
     plan = choose(spec, machine, goal)
     drawn = None if seed < 0 else seed
     with create_runtime() as runtime:
-        runtime.start(path, plan.memory.configuration)
+        with render.waiting(f"loading {spec.name}"):
+            runtime.start(path, plan.memory.configuration)
         if prompt:
             on_text = None if json else print_piece
             answer = runtime.generate(prompt, max_tokens, temperature, drawn, on_text)
             report(answer, plan.memory, runtime.allocated(), json)
         else:
-            chat(runtime, model, max_tokens, temperature, drawn)
+            chat(runtime, opened, max_tokens, temperature, drawn)
 
 
 def runnable(model: Model) -> Path:
@@ -145,11 +148,26 @@ def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json
 
 
 def chat(
-    runtime: Runtime, model: str, max_tokens: int, temperature: float, seed: int | None
+    runtime: Runtime, model: Model, max_tokens: int, temperature: float, seed: int | None
 ) -> None:
-    """Talk until an empty line of input ends, or /bye."""
-    render.note(f"{model}: write, and press Enter; /bye or Ctrl-D ends.")
+    """Talk until /bye or the end of input; a model without a chat template continues each text."""
+    has_template = "tokenizer.chat_template" in model.metadata
+    if not has_template:
+        render.note(f"{model.name} has no chat template; it continues what you write.")
+    render.note("Write, and press Enter; /bye or Ctrl-D ends.")
     messages: list[dict[str, str]] = []
+    for text in lines_of_input():
+        if not has_template:
+            runtime.generate(text, max_tokens, temperature, seed, print_piece)
+        else:
+            messages.append({"role": "user", "content": text})
+            answer = runtime.chat(messages, max_tokens, temperature, seed, print_piece)
+            messages.append({"role": "assistant", "content": answer.text})
+        print()
+
+
+def lines_of_input() -> Iterator[str]:
+    """Yield what is typed, without empty lines, until /bye or the end of input."""
     while True:
         try:
             text = input("> ").strip()
@@ -158,9 +176,5 @@ def chat(
             return
         if text == "/bye":
             return
-        if not text:
-            continue
-        messages.append({"role": "user", "content": text})
-        answer = runtime.chat(messages, max_tokens, temperature, seed, print_piece)
-        print()
-        messages.append({"role": "assistant", "content": answer.text})
+        if text:
+            yield text
