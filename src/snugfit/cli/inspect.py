@@ -38,8 +38,9 @@ def show(spec: ModelSpec) -> None:
     experts = f", {spec.experts} experts, {spec.experts_used} used" if spec.experts else ""
     render.out.print(
         f"[bold]{render.safe(spec.name)}[/]  {render.safe(spec.architecture)}, "
-        f"{spec.parameters / 1e6:,.1f} M parameters, {spec.layers} layers{experts}"
+        f"{render.scaled(spec.parameters)} parameters, {spec.layers} layers{experts}"
     )
+    warn_of_unknown(spec)
     facts = render.table("", "")
     cache = document["kv_cache_bytes_per_token"]
     rows = [
@@ -57,6 +58,17 @@ def show(spec: ModelSpec) -> None:
     for name, size_bytes in document["bytes_of_type"].items():
         types.add_row(name, format_size(size_bytes), f"{size_bytes / spec.weights_bytes:.1%}")
     render.out.print(types)
+
+
+def warn_of_unknown(spec: ModelSpec) -> None:
+    """Say that a cache without a rule of its own is a guess; unknown is an answer."""
+    if spec.cache_basis == "exact":
+        return
+    seen = "its key and value matrices" if spec.caches else "nothing: it has no such matrices"
+    render.warn(
+        f"the architecture {render.safe(spec.architecture)} has no rule here yet; its cache is "
+        f"estimated from {seen}. Windows, compressed and recurrent states are not seen."
+    )
 
 
 def show_tensors(spec: ModelSpec) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snugfit.cli import documents, render
+from snugfit.cli.inspect import warn_of_unknown
 from snugfit.cli.options import (
     CpuExperts,
     Ctx,
@@ -54,6 +55,7 @@ def memory_command(
     if json:
         render.print_json(documents.of_memory(use))
         return
+    warn_of_unknown(spec)
     show(use)
     render.next_command(f"snugfit plan {model}")
 

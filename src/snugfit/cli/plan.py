@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from snugfit.cli import documents, memory, render
+from snugfit.cli.inspect import warn_of_unknown
 from snugfit.cli.options import (
     Bpw,
     CpuExperts,
@@ -61,6 +62,7 @@ def plan_command(
         document["candidates"] = [documents.of_candidate(plan) for plan in others]
         render.print_json(document)
         return
+    warn_of_unknown(spec)
     show(chosen)
     show_candidates(others, chosen)
     limit = f" --size {size}" if size else ""

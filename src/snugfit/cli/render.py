@@ -159,8 +159,8 @@ def waiting(label: str) -> Iterator[None]:
 
 
 def scaled(value: float) -> str:
-    """Write a count with three digits and a decimal prefix: 1.32 M, 45.1 k, 7.25."""
-    for limit, prefix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+    """Write a count with three digits: 8.14 million, 117 billion, 45.1 thousand, 7.25."""
+    for limit, prefix in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
         if value >= limit:
             return f"{value / limit:.3g}{prefix}"
     return f"{value:.3g}"

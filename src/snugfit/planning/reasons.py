@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from snugfit.core import DeviceUse, MemoryUse, ModelSpec, Plan
 from snugfit.errors import BudgetError
 from snugfit.planning.memory import has_all_layers_on_gpus
+from snugfit.quants.recipes import RECIPES
 from snugfit.units import BYTES_OF_UNIT, format_size
 
 
@@ -54,8 +55,10 @@ def budget_error(
     plan = min(plans, key=lambda plan: (_missing(plan.memory), plan.memory.total_bytes))
     use = plan.memory
     short = max(use.devices, key=lambda device: device.total_bytes - device.free_bytes)
+    is_cut = plan.mix in RECIPES
+    what = f"the smallest cut that can be, {plan.mix}," if is_cut else "the model as it is"
     return BudgetError(
-        f"{name}: the smallest cut that can be, {plan.mix}, needs {format_size(plan.file_bytes)} "
+        f"{name}: {what} needs {format_size(plan.file_bytes)} "
         f"for the file and {format_size(use.total_bytes)} in all at {use.configuration.ctx} tokens "
         f"of context; {short.name} has {format_size(short.free_bytes)} free. "
         f"Give {short.name} at least {rounded_up(short.total_bytes)}."
