@@ -90,7 +90,7 @@ def plain_text_of_manual_page(path: Path) -> str:
 
 
 def write_texts(folder: Path) -> None:
-    """Write the calibration and held-out files that ship, documents in order."""
+    """Write the calibration and held-out files that ship, documents in order, and their licence."""
     texts: dict[str, list[str]] = {"calibration": [], "held_out": []}
     for split, _, text in documents():
         if split in texts:
@@ -98,6 +98,8 @@ def write_texts(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for split, parts in texts.items():
         (folder / f"{split}.txt").write_text("\n".join(parts), encoding="utf-8")
+    licence = Path(sysconfig.get_path("stdlib")) / "LICENSE.txt"
+    (folder / "LICENSE").write_text(licence.read_text(encoding="utf-8"), encoding="utf-8")
 
 
 if __name__ == "__main__":
