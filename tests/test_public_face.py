@@ -10,6 +10,7 @@ import pytest
 
 import snugfit
 from snugfit.errors import UsageError
+from snugfit.hardware.detect import machine_of
 from snugfit.units import format_size, parse_size
 
 
@@ -59,3 +60,15 @@ def test_sizes_are_written() -> None:
     assert format_size(0) == "0 B"
     assert format_size(16320875724) == "15.2 GiB"
     assert format_size(3777568) == "3.60 MiB"
+
+
+def test_sizing_of_a_demo() -> None:
+    spec = snugfit.inspect("demo-moe")
+    assert spec.experts == 8
+    machine = machine_of([2**30], 2**30)
+    use = snugfit.memory("demo-moe", ctx=512, kv_type="q8_0", machine=machine)
+    assert use.configuration.gpu_layers == spec.layers + 1
+    assert use.devices[1].kv_cache_bytes == 0
+    assert use.kv_cache_bytes == 512 * 4 * 2 * 128 * 34 // 32
+    chosen = snugfit.plan("demo-moe", size="6MiB", ram=2**30)
+    assert chosen.file_bytes <= 6 * 2**20

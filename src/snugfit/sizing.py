@@ -29,20 +29,24 @@ def memory(
     slots: int = 1,
     ubatch: int = 512,
     flash_attention: bool = True,
-    gpu_layers: int = 0,
+    gpu_layers: int | None = None,
     cpu_expert_layers: int = 0,
     machine: Machine | None = None,
 ) -> MemoryUse:
     """Return the bytes of one configuration on each device of `machine` (default: this one).
 
-    Raises FormatError, UnsupportedError, UsageError.
+    All layers are on GPUs, if there are any, unless `gpu_layers` says otherwise. Raises
+    FormatError, UnsupportedError, UsageError.
     """
     if ctx <= 0:
         raise UsageError(f"a context of {ctx} tokens; give at least 1.")
+    spec, here = open_model(model).spec(), machine or detect()
+    if gpu_layers is None:
+        gpu_layers = memory_model.every_layer(spec, here)
     configuration = Configuration(
         ctx, kv_type.upper(), slots, ubatch, flash_attention, gpu_layers, cpu_expert_layers
     )
-    return memory_model.predict(open_model(model).spec(), configuration, machine or detect())
+    return memory_model.predict(spec, configuration, here)
 
 
 def plan(

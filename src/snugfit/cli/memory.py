@@ -43,11 +43,11 @@ def memory_command(
     Example:  snugfit memory demo-moe --ctx 1024 --kv q8_0
     """
     from snugfit.models import open_model
-    from snugfit.planning.memory import predict
+    from snugfit.planning.memory import every_layer, predict
 
     spec, machine = open_model(model).spec(), machine_from(vram, ram)
     if gpu_layers < 0:
-        gpu_layers = spec.layers + 1 if machine.gpus else 0
+        gpu_layers = every_layer(spec, machine)
     configuration = configuration_from(
         ctx or spec.context_length, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
     )

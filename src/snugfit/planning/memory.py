@@ -181,6 +181,11 @@ def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Wei
     )
 
 
+def every_layer(spec: ModelSpec, machine: Machine) -> int:
+    """Return the `gpu_layers` that put everything on the GPUs of a machine, 0 if it has none."""
+    return spec.layers + 1 if machine.gpus else 0
+
+
 def has_all_layers_on_gpus(use: MemoryUse, layers: int) -> bool:
     """Whether GPUs hold every layer and the output; experts may be in RAM. True without GPUs."""
     return len(use.devices) == 1 or use.configuration.gpu_layers > layers
