@@ -11,7 +11,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from snugfit.cli.main import COMMANDS, app_of, overview
-from snugfit.quants.codecs import can_quantize
+from snugfit.quants.codecs import can_dequantize, can_quantize
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
 
@@ -31,14 +31,15 @@ def command_reference() -> str:
 def type_reference() -> str:
     lines = [
         NOTICE + "# Tensor types\n",
-        "| type | id | weights a block | bytes a block | bits a weight | quantized here |",
-        "|---|--:|--:|--:|--:|---|",
+        "| type | id | weights a block | bytes a block | bits a weight | read | written |",
+        "|---|--:|--:|--:|--:|---|---|",
     ]
     for row in TYPES.values():
-        made = "yes" if can_quantize(row.name) else ""
+        read = "yes" if can_dequantize(row.name) else ""
+        written = "yes" if can_quantize(row.name) else ""
         lines.append(
             f"| {row.name} | {row.id} | {row.block_weights} | {row.block_bytes} "
-            f"| {row.bits_per_weight:.4g} | {made} |"
+            f"| {row.bits_per_weight:.4g} | {read} | {written} |"
         )
     lines += [
         "\n# Mixes\n",

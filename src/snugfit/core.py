@@ -83,6 +83,11 @@ class ModelSpec:
         return 8 * self.weights_bytes / self.parameters
 
     @property
+    def shared_heads(self) -> int:
+        """Query heads that share one key and value head."""
+        return self.heads // max((cache.heads for cache in self.caches), default=1)
+
+    @property
     def is_quantized(self) -> bool:
         return any(tensor.type.is_quantized for tensor in self.tensors)
 

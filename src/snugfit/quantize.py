@@ -38,7 +38,13 @@ class Written:
 def types_of_mix(model: Model, mix: str) -> dict[str, str]:
     """Return the type that a named mix gives each tensor of `model`."""
     spec = model.spec()
-    return assign_types(mix, model.shapes, layers=spec.layers, experts=spec.experts)
+    return assign_types(
+        mix,
+        model.shapes,
+        layers=spec.layers,
+        experts=spec.experts,
+        shared_heads=spec.shared_heads,
+    )
 
 
 def quantize(

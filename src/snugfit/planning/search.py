@@ -137,7 +137,13 @@ def largest_mix(spec: ModelSpec, size_bytes: int) -> str:
 
 def _cut(spec: ModelSpec, original: Footprint, mix: str) -> Cut:
     shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
-    types = assign_types(mix, shapes, layers=spec.layers, experts=spec.experts)
+    types = assign_types(
+        mix,
+        shapes,
+        layers=spec.layers,
+        experts=spec.experts,
+        shared_heads=spec.shared_heads,
+    )
     sizes = tensor_sizes(spec.tensors, types)
     bits_per_weight = 8 * sum(sizes.values()) / spec.parameters
     return Cut(mix, types, cut_footprint(original, spec, sizes), bits_per_weight)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from snugfit.errors import FormatError, UnsupportedError, UsageError
 from snugfit.quants import _native
+from snugfit.quants.recipes import fitting_type
 from snugfit.quants.types import QuantType, type_named
 
 Rows = NDArray[np.float32]
@@ -24,28 +26,45 @@ Number = TypeVar("Number", bound=np.generic)
 
 @dataclass(frozen=True)
 class Codec:
-    """The native functions of one type. Each fills its second argument, whose sizes it checks."""
+    """The native functions of one type. Each fills its second argument, whose sizes it checks.
 
-    quantize: Callable[[Rows, Blocks, Rows | None, int], None]
+    `quantize` returns the first row with a number that is not finite, or -1.
+    """
+
     dequantize: Callable[[Blocks, Rows, int], None]
+    quantize: Callable[[Rows, Blocks, Rows | None, int], int] | None = None
 
 
 CODECS = {
-    "F32": Codec(_native.quantize_f32, _native.dequantize_f32),
-    "F16": Codec(_native.quantize_f16, _native.dequantize_f16),
-    "BF16": Codec(_native.quantize_bf16, _native.dequantize_bf16),
-    "Q8_0": Codec(_native.quantize_q8_0, _native.dequantize_q8_0),
-    "Q4_0": Codec(_native.quantize_q4_0, _native.dequantize_q4_0),
-    "Q4_1": Codec(_native.quantize_q4_1, _native.dequantize_q4_1),
-    "Q5_0": Codec(_native.quantize_q5_0, _native.dequantize_q5_0),
-    "Q5_1": Codec(_native.quantize_q5_1, _native.dequantize_q5_1),
-    "Q4_K": Codec(_native.quantize_q4_k, _native.dequantize_q4_k),
-    "Q5_K": Codec(_native.quantize_q5_k, _native.dequantize_q5_k),
-    "Q6_K": Codec(_native.quantize_q6_k, _native.dequantize_q6_k),
+    "F32": Codec(_native.dequantize_f32, _native.quantize_f32),
+    "F16": Codec(_native.dequantize_f16, _native.quantize_f16),
+    "BF16": Codec(_native.dequantize_bf16, _native.quantize_bf16),
+    "Q8_0": Codec(_native.dequantize_q8_0, _native.quantize_q8_0),
+    "Q4_0": Codec(_native.dequantize_q4_0, _native.quantize_q4_0),
+    "Q4_1": Codec(_native.dequantize_q4_1, _native.quantize_q4_1),
+    "Q5_0": Codec(_native.dequantize_q5_0, _native.quantize_q5_0),
+    "Q5_1": Codec(_native.dequantize_q5_1, _native.quantize_q5_1),
+    "Q2_K": Codec(_native.dequantize_q2_k, _native.quantize_q2_k),
+    "Q3_K": Codec(_native.dequantize_q3_k, _native.quantize_q3_k),
+    "Q4_K": Codec(_native.dequantize_q4_k, _native.quantize_q4_k),
+    "Q5_K": Codec(_native.dequantize_q5_k, _native.quantize_q5_k),
+    "Q6_K": Codec(_native.dequantize_q6_k, _native.quantize_q6_k),
+    "IQ1_S": Codec(_native.dequantize_iq1_s),
+    "IQ1_M": Codec(_native.dequantize_iq1_m),
+    "IQ2_XXS": Codec(_native.dequantize_iq2_xxs),
+    "IQ2_XS": Codec(_native.dequantize_iq2_xs),
+    "IQ2_S": Codec(_native.dequantize_iq2_s),
+    "IQ3_XXS": Codec(_native.dequantize_iq3_xxs),
+    "IQ3_S": Codec(_native.dequantize_iq3_s),
+    "IQ4_NL": Codec(_native.dequantize_iq4_nl, _native.quantize_iq4_nl),
+    "IQ4_XS": Codec(_native.dequantize_iq4_xs, _native.quantize_iq4_xs),
+    "TQ1_0": Codec(_native.dequantize_tq1_0, _native.quantize_tq1_0),
+    "TQ2_0": Codec(_native.dequantize_tq2_0, _native.quantize_tq2_0),
+    "MXFP4": Codec(_native.dequantize_mxfp4, _native.quantize_mxfp4),
+    "NVFP4": Codec(_native.dequantize_nvfp4, _native.quantize_nvfp4),
+    "Q1_0": Codec(_native.dequantize_q1_0, _native.quantize_q1_0),
+    "Q2_0": Codec(_native.dequantize_q2_0, _native.quantize_q2_0),
 }
-
-# What takes the place of a type whose blocks do not fill a row; llama.cpp falls back likewise.
-SMALLER_BLOCKS = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 
 # Importance below this part of the largest counts as this: a column of none is still worth more
 # than noise, and a block of none is stored as if all of its columns counted alike.
@@ -53,7 +72,13 @@ SMALLEST_IMPORTANCE = 1e-12
 
 
 def can_quantize(type_name: str) -> bool:
-    """Return whether `quantize_rows` and `dequantize_rows` know the type, named in any case."""
+    """Return whether `quantize_rows` knows the type, named in any case."""
+    codec = CODECS.get(type_name.upper())
+    return codec is not None and codec.quantize is not None
+
+
+def can_dequantize(type_name: str) -> bool:
+    """Return whether `dequantize_rows` knows the type, named in any case."""
     return type_name.upper() in CODECS
 
 
@@ -70,19 +95,20 @@ def quantize_rows(
     Raises UnsupportedError if there is no kernel for the type or its blocks do not fill a row,
     FormatError if a weight or importance is not a finite number, UsageError for wrong arguments.
     """
-    type_, codec = _codec_of(type_name)
+    type_, quantize = _quantizer_of(type_name)
     values = _matrix(rows, np.float32)
     columns = values.shape[1]
     if columns % type_.block_weights:
         raise UnsupportedError(
             f"the rows have {columns} columns; {type_.name} needs a multiple of "
-            f"{type_.block_weights}. Use {_instead_of(type_.name, columns)}."
+            f"{type_.block_weights}. Use {fitting_type(type_.name, columns)}."
         )
     weights = None if importance is None else _relative_importance(importance, columns)
     threads = _checked_threads(threads)
-    _refuse_bad_numbers(values, threads)
     blocks = np.empty((len(values), type_.row_bytes(columns)), np.uint8)
-    codec.quantize(values, blocks, weights, threads)
+    bad_row = quantize(values, blocks, weights, threads)
+    if bad_row >= 0:
+        raise _bad_number(values, bad_row)
     return blocks
 
 
@@ -94,7 +120,7 @@ def dequantize_rows(blocks: ArrayLike, type_name: str, threads: int = 1) -> Rows
     Raises UnsupportedError if there is no kernel for the type, FormatError if the rows do not hold
     whole blocks, UsageError for wrong arguments.
     """
-    type_, codec = _codec_of(type_name)
+    type_, dequantize = _dequantizer_of(type_name)
     given = _numbers(blocks, "the blocks")
     if given.dtype != np.uint8:
         raise UsageError(f"the blocks are of type {given.dtype}. Pass the raw bytes, as uint8.")
@@ -106,16 +132,49 @@ def dequantize_rows(blocks: ArrayLike, type_name: str, threads: int = 1) -> Rows
             f"{type_.block_bytes}. Check the type and the width of the tensor."
         )
     rows = np.empty((len(data), count * type_.block_weights), np.float32)
-    codec.dequantize(data, rows, _checked_threads(threads))
+    dequantize(data, rows, _checked_threads(threads))
     return rows
 
 
-def _codec_of(type_name: str) -> tuple[QuantType, Codec]:
+def _quantizer_of(
+    type_name: str,
+) -> tuple[QuantType, Callable[[Rows, Blocks, Rows | None, int], int]]:
+    type_ = type_named(type_name)
+    codec = CODECS.get(type_.name)
+    if codec is None or codec.quantize is None:
+        known = ", ".join(name for name in CODECS if can_quantize(name))
+        raise UnsupportedError(f"{type_.name} cannot be quantized to yet. Use one of {known}.")
+    _load_grids_of(type_)
+    return type_, codec.quantize
+
+
+def _dequantizer_of(type_name: str) -> tuple[QuantType, Callable[[Blocks, Rows, int], None]]:
     type_ = type_named(type_name)
     codec = CODECS.get(type_.name)
     if codec is None:
-        raise UnsupportedError(f"{type_.name} has no kernel yet. Use one of {', '.join(CODECS)}.")
-    return type_, codec
+        raise UnsupportedError(f"{type_.name} cannot be read. Known: {', '.join(CODECS)}.")
+    _load_grids_of(type_)
+    return type_, codec.dequantize
+
+
+def _load_grids_of(type_: QuantType) -> None:
+    if type_.name.startswith("IQ"):
+        _load_grids()
+
+
+@lru_cache
+def _load_grids() -> None:
+    """Hand the tables of the I types to the kernels: those of the gguf package, imported here."""
+    from gguf import quants
+
+    for name in ("IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ1_S"):
+        table = getattr(quants, name)
+        table.init_grid()
+        # IQ1_M has the grid of IQ1_S.
+        _native.set_grid(
+            "iq1" if name == "IQ1_S" else name.lower(), table.grid.astype(np.int8).ravel()
+        )
+    _native.set_grid("iq4", np.array(quants.IQ4_NL.kvalues, np.int8))
 
 
 def _matrix(values: ArrayLike, dtype: type[Number]) -> NDArray[Number]:
@@ -140,24 +199,16 @@ def _numbers(values: ArrayLike, what: str) -> NDArray[Any]:
     return array
 
 
-def _instead_of(type_name: str, columns: int) -> str:
-    smaller = SMALLER_BLOCKS.get(type_name)
-    return smaller if smaller and columns % 32 == 0 else "F16"
-
-
 def _checked_threads(threads: int) -> int:
     if threads < 1:
         raise UsageError(f"{threads} threads cannot work. Pass 1 or more.")
     return min(threads, 1024)
 
 
-def _refuse_bad_numbers(rows: Rows, threads: int) -> None:
-    row = _native.first_bad_row(rows, threads)
-    if row < 0:
-        return
+def _bad_number(rows: Rows, row: int) -> FormatError:
     column = int(np.argmin(np.isfinite(rows[row])))
     problem = "is not a number" if np.isnan(rows[row, column]) else "is infinite"
-    raise FormatError(
+    return FormatError(
         f"row {row}, column {column} {problem}; the weights are damaged. Get the file again."
     )
 

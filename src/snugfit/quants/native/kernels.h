@@ -1,4 +1,4 @@
-// What a kernel is, and the tables of kernels that each family file ends with.
+// What a kernel is, and the families of kernels that the files here end with.
 #pragma once
 
 #include <cstdint>
@@ -15,17 +15,23 @@ struct Kernel {
     const char* dequantize_name;
     int block_weights;
     int block_bytes;
-    Quantize quantize;
+    Quantize quantize;  // or null: the type is only read
     Dequantize dequantize;
+};
+
+using AllFinite = bool (*)(const float* values, std::int64_t count);
+
+struct Family {
+    const Kernel* kernels;
+    int count;
 };
 
 // Every family is compiled once for each instruction set, in a namespace of its own. All of them
 // give the same bytes: no fast-math, no fused multiply-add, sums in an order the source fixes.
-#define SNUGFIT_DECLARE_FAMILIES(instruction_set) \
-    namespace instruction_set {                   \
-    extern const Kernel PLAIN[3];                 \
-    extern const Kernel LEGACY[5];                \
-    extern const Kernel K_QUANTS[3];              \
+#define SNUGFIT_DECLARE_FAMILIES(instruction_set)                                          \
+    namespace instruction_set {                                                            \
+    extern const Family PLAIN, LEGACY, K_LINE, K_SCALE, IQ_GRIDS, IQ4, FP4, TERNARY, BITS; \
+    bool all_finite(const float* values, std::int64_t count);                              \
     }
 
 SNUGFIT_DECLARE_FAMILIES(baseline)

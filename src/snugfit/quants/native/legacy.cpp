@@ -6,16 +6,14 @@
 
 #include "half.h"
 #include "kernels.h"
-#include "search.h"
+#include "line_search.h"
+#include "super_blocks.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
 
-using std::int64_t;
-using std::uint8_t;
-
 constexpr int BLOCK = 32;
-constexpr int TILE = BLOCK * SUBS;
+using Tiled = Loaded<BLOCK>;
 
 // The codes that the value farthest from zero may take. It often pays to clip it a little, or to
 // give it the positive end although the negative one has a code more.
@@ -25,56 +23,38 @@ constexpr float TARGETS_4_BITS[] = {-8.0f, -6.6f, -7.0f, -7.2f, -7.4f, -7.6f, -7
 constexpr float TARGETS_5_BITS[] = {-16.0f, -14.6f, -15.0f, -15.2f, -15.4f, -15.6f, -15.8f,
                                     -16.2f, -16.4f, -16.6f, -16.9f, -17.3f, -17.8f, -18.6f,
                                     14.2f,  14.6f,  15.0f,  15.3f,  15.6f,  16.2f};
+// Where costs are even, few of them are enough.
+constexpr float EVEN_TARGETS_4_BITS[] = {-8.0f, -7.3f, -8.7f, 7.2f};
+constexpr float EVEN_TARGETS_5_BITS[] = {-16.0f, -15.3f, -16.6f, 15.3f};
+constexpr Ends EVEN_ENDS[] = {{0, 0}, {0.4f, -0.4f}, {-0.4f, 0.4f}};
 constexpr float TARGETS_8_BITS[] = {127.0f, 126.5f, 127.4f};
 
-// A tile as it lies in the row, and turned; `count` weights of it are real.
-struct Loaded {
-    alignas(64) float value[TILE];
-    alignas(64) float cost[TILE];
-    Tile<BLOCK> tile;
-};
-
-// With importance, an error counts by importance * sqrt(mean square of the row + value^2), which
-// is llama.cpp's rule; without, all errors count alike.
-void load(const float* row, const float* importance, float mean_square, int64_t count,
-          Loaded& out) {
-    for (int64_t i = 0; i < TILE; ++i) {
-        out.value[i] = 0;
-        out.cost[i] = 1;
-    }
-    for (int64_t i = 0; i < count; ++i) {
-        out.value[i] = clamp(row[i], -LARGEST, LARGEST);
-    }
-    if (importance != nullptr) {
-        for (int64_t i = 0; i < count; ++i) {
-            out.cost[i] = importance[i] * std::sqrt(mean_square + out.value[i] * out.value[i]);
-        }
-    }
-    transpose<BLOCK>(out.value, out.tile.value);
-    transpose<BLOCK>(out.cost, out.tile.cost);
-}
-
-// Calls work(loaded, blocks of the tile, first block) for each tile of a row.
+// Calls work(loaded, blocks, first block) for each tile of a row. With importance, an error counts
+// by importance * sqrt(mean square of the row + value^2), which is llama.cpp's rule; without, all
+// errors count alike.
 template <typename Work>
-void for_tiles(const float* row, const float* importance, int64_t columns, const Work& work) {
-    Loaded loaded;
+void for_blocks(const float* row, const float* importance, int64_t columns, const Work& work) {
     float mean_square = 0;
     if (importance != nullptr) {
         const float sum = sum_of_squares(row, columns) / static_cast<float>(columns);
         mean_square = sum < LARGEST * LARGEST ? sum : LARGEST * LARGEST;
     }
-    for (int64_t start = 0; start < columns; start += TILE) {
-        const int64_t count = columns - start < TILE ? columns - start : TILE;
-        load(row + start, importance ? importance + start : nullptr, mean_square, count, loaded);
-        work(loaded, static_cast<int>(count / BLOCK), start / BLOCK);
-    }
+    const auto fill_costs = [mean_square](Tiled& loaded, const float* from, int blocks) {
+        for (int i = 0; i < blocks * BLOCK; ++i) {
+            const float value = loaded.value[i];
+            loaded.cost[i] = from[i] * std::sqrt(mean_square + value * value);
+        }
+    };
+    for_tiles<BLOCK, BLOCK, true>(row, importance, columns, fill_costs, work);
 }
 
 // Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
 void pack_nibbles(const uint8_t* codes, uint8_t* bytes) {
+    uint8_t packed[BLOCK / 2];  // which nothing else points to, so that this becomes vector code
     for (int i = 0; i < BLOCK / 2; ++i) {
-        bytes[i] = static_cast<uint8_t>((codes[i] & 15) | ((codes[i + BLOCK / 2] & 15) << 4));
+        packed[i] = static_cast<uint8_t>((codes[i] & 15) | ((codes[i + BLOCK / 2] & 15) << 4));
     }
+    std::memcpy(bytes, packed, sizeof packed);
 }
 
 // Writes the fifth bit of codes 0..31, one bit a weight.
@@ -132,28 +112,33 @@ void write_block(const float* values, float scale, float offset, uint8_t* block)
 }
 
 template <int BITS>
-Floats fit_symmetric(const Tile<BLOCK>& tile, int first) {
-    constexpr float HALF = 1 << (BITS - 1);
+Floats fit_symmetric(const Tile<BLOCK>& tile, int first, bool even) {
+    constexpr WholeCodes CODES{-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1};
     if constexpr (BITS == 4) {
-        return fit_scale<true>(tile, first, TARGETS_4_BITS, -HALF, HALF - 1, 2);
+        return even ? fit_scale<true>(tile, first, EVEN_TARGETS_4_BITS, CODES, 0)
+                    : fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 2);
     } else {
-        return fit_scale<true>(tile, first, TARGETS_5_BITS, -HALF, HALF - 1, 2);
+        return even ? fit_scale<true>(tile, first, EVEN_TARGETS_5_BITS, CODES, 0)
+                    : fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 2);
     }
 }
 
 template <int BITS, bool OFFSET>
 void quantize(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
     constexpr float TOP = (1 << BITS) - 1;
-    for_tiles(row, importance, columns, [&](const Loaded& loaded, int count, int64_t first_block) {
+    const bool even = importance == nullptr;
+    for_blocks(row, importance, columns, [&](const Tiled& loaded, int count, int64_t first_block) {
         alignas(64) float scale[SUBS], offset[SUBS] = {};
         for (int first = 0; first < count; first += LANES) {
             if constexpr (OFFSET) {
-                const Line fitted = fit_line(loaded.tile, first, TOP, 1, false);
+                const Line fitted = even
+                                        ? fit_line(loaded.tile, first, EVEN_ENDS, TOP, 0, false)
+                                        : fit_line(loaded.tile, first, ENDS, TOP, 1, false);
                 const Line line = round_line(loaded.tile, first, fitted, TOP);
                 lanes(scale + first) = line.scale;
                 lanes(offset + first) = line.offset;
             } else {
-                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first);
+                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first, even);
             }
         }
         for (int i = 0; i < count; ++i) {
@@ -181,12 +166,12 @@ void dequantize(const uint8_t* blocks, int64_t columns, float* row) {
 
 // llama.cpp ignores importance here, and so do we: at 8 bits it buys nothing.
 void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blocks) {
-    for_tiles(row, nullptr, columns, [&](const Loaded& loaded, int count, int64_t first_block) {
+    for_blocks(row, nullptr, columns, [&](const Tiled& loaded, int count, int64_t first_block) {
         alignas(64) float scale[SUBS];
         for (int first = 0; first < count; first += LANES) {
             // -128 is left out: the products of some runtimes cannot hold it.
             lanes(scale + first) =
-                fit_scale<true>(loaded.tile, first, TARGETS_8_BITS, -127, 127, 1);
+                fit_scale<true>(loaded.tile, first, TARGETS_8_BITS, WholeCodes{-127, 127}, 1);
         }
         for (int i = 0; i < count; ++i) {
             uint8_t* block = blocks + (first_block + i) * 34;
@@ -210,14 +195,16 @@ void dequantize_q8_0(const uint8_t* blocks, int64_t columns, float* row) {
     }
 }
 
-}  // namespace
-
-const Kernel LEGACY[5] = {
+const Kernel KERNELS[] = {
     {"quantize_q8_0", "dequantize_q8_0", 32, 34, quantize_q8_0, dequantize_q8_0},
     {"quantize_q4_0", "dequantize_q4_0", 32, 18, quantize<4, false>, dequantize<4, false>},
     {"quantize_q4_1", "dequantize_q4_1", 32, 20, quantize<4, true>, dequantize<4, true>},
     {"quantize_q5_0", "dequantize_q5_0", 32, 22, quantize<5, false>, dequantize<5, false>},
     {"quantize_q5_1", "dequantize_q5_1", 32, 24, quantize<5, true>, dequantize<5, true>},
 };
+
+}  // namespace
+
+const Family LEGACY{KERNELS, 5};
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

@@ -7,19 +7,24 @@
 #include <nanobind/stl/vector.h>
 
 #include <atomic>
-#include <cmath>
-#include <limits>
+#include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "grids.h"
 #include "kernels.h"
 #include "rows.h"
 
 namespace nb = nanobind;
 
+namespace snugfit {
+Grids grids{};
+}
+
 namespace {
 
+using snugfit::Family;
 using snugfit::Kernel;
 using std::int64_t;
 
@@ -27,26 +32,28 @@ using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu
 using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Blocks = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using RowsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+using Grid = nb::ndarray<const std::int8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using BlocksOut = nb::ndarray<std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-
-constexpr int KERNELS = 11;
 
 struct InstructionSet {
     const char* name;
-    const Kernel* families[3];
+    std::vector<Family> families;
+    snugfit::AllFinite all_finite;
     bool usable;
 };
 
+#define SNUGFIT_FAMILIES(set)                                             \
+    {snugfit::set::PLAIN,   snugfit::set::LEGACY,   snugfit::set::K_LINE, \
+     snugfit::set::K_SCALE, snugfit::set::IQ_GRIDS, snugfit::set::IQ4,    \
+     snugfit::set::FP4,     snugfit::set::TERNARY,  snugfit::set::BITS}
+
 const std::vector<InstructionSet>& instruction_sets() {
-    namespace base = snugfit::baseline;
     static const std::vector<InstructionSet> sets = {
-        {"baseline", {base::PLAIN, base::LEGACY, base::K_QUANTS}, true},
+        {"baseline", SNUGFIT_FAMILIES(baseline), snugfit::baseline::all_finite, true},
 #ifdef SNUGFIT_X86
-        {"avx2",
-         {snugfit::avx2::PLAIN, snugfit::avx2::LEGACY, snugfit::avx2::K_QUANTS},
+        {"avx2", SNUGFIT_FAMILIES(avx2), snugfit::avx2::all_finite,
          __builtin_cpu_supports("avx2") != 0},
-        {"avx512",
-         {snugfit::avx512::PLAIN, snugfit::avx512::LEGACY, snugfit::avx512::K_QUANTS},
+        {"avx512", SNUGFIT_FAMILIES(avx512), snugfit::avx512::all_finite,
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")},
 #endif
@@ -68,11 +75,23 @@ std::atomic<std::size_t>& chosen() {
     return index;
 }
 
+// Kernels are counted through all families of the chosen instruction set.
 const Kernel& kernel(int index) {
-    const InstructionSet& set = instruction_sets()[chosen()];
-    return index < 3   ? set.families[0][index]
-           : index < 8 ? set.families[1][index - 3]
-                       : set.families[2][index - 8];
+    for (const Family& family : instruction_sets()[chosen()].families) {
+        if (index < family.count) {
+            return family.kernels[index];
+        }
+        index -= family.count;
+    }
+    throw nb::index_error("there is no such kernel");
+}
+
+int kernel_count() {
+    int count = 0;
+    for (const Family& family : instruction_sets().front().families) {
+        count += family.count;
+    }
+    return count;
 }
 
 void require(bool condition, const char* message) {
@@ -92,7 +111,8 @@ void require_sizes(const Kernel& kernel, std::size_t rows, std::size_t columns,
             "the width in bytes does not fit the columns");
 }
 
-void quantize(int index, const Rows& rows, const BlocksOut& blocks,
+// Returns the first row with an infinity or a NaN, where the blocks are then undefined, or -1.
+int64_t quantize(int index, const Rows& rows, const BlocksOut& blocks,
               const std::optional<Importance>& importance, int threads) {
     const Kernel& chosen_kernel = kernel(index);
     require_sizes(chosen_kernel, rows.shape(0), rows.shape(1), blocks.shape(0), blocks.shape(1));
@@ -104,12 +124,22 @@ void quantize(int index, const Rows& rows, const BlocksOut& blocks,
     const auto columns = static_cast<int64_t>(rows.shape(1));
     const auto row_bytes = static_cast<int64_t>(blocks.shape(1));
     const auto count = static_cast<int64_t>(rows.shape(0));
+    const snugfit::AllFinite all_finite = instruction_sets()[chosen()].all_finite;
+    std::atomic<int64_t> first_bad{count};
     nb::gil_scoped_release released;
-    snugfit::for_rows(count, threads, [=](int64_t first, int64_t end) {
+    snugfit::for_rows(count, threads, [=, &first_bad](int64_t first, int64_t end) {
         for (int64_t row = first; row < end; ++row) {
-            chosen_kernel.quantize(values + row * columns, costs, columns, bytes + row * row_bytes);
+            const float* from = values + row * columns;
+            if (!all_finite(from, columns)) {
+                int64_t before = first_bad;
+                while (row < before && !first_bad.compare_exchange_weak(before, row)) {
+                }
+                return;
+            }
+            chosen_kernel.quantize(from, costs, columns, bytes + row * row_bytes);
         }
     });
+    return first_bad == count ? -1 : first_bad.load();
 }
 
 void dequantize(int index, const Blocks& blocks, const RowsOut& rows, int threads) {
@@ -128,33 +158,29 @@ void dequantize(int index, const Blocks& blocks, const RowsOut& rows, int thread
     });
 }
 
-// Looks at every value instead of stopping at a bad one, so that it becomes vector code.
-bool all_finite(const float* values, int64_t count) {
-    int bad = 0;
-    for (int64_t i = 0; i < count; ++i) {
-        bad |= !(std::fabs(values[i]) <= std::numeric_limits<float>::max());
+void set_grid(const std::string& name, const Grid& values) {
+    snugfit::Grids& grids = snugfit::grids;
+    const struct {
+        const char* name;
+        std::int8_t* to;
+        std::size_t size;
+    } known[] = {
+        {"iq2_xxs", grids.iq2_xxs, sizeof grids.iq2_xxs},
+        {"iq2_xs", grids.iq2_xs, sizeof grids.iq2_xs},
+        {"iq2_s", grids.iq2_s, sizeof grids.iq2_s},
+        {"iq3_xxs", grids.iq3_xxs, sizeof grids.iq3_xxs},
+        {"iq3_s", grids.iq3_s, sizeof grids.iq3_s},
+        {"iq1", grids.iq1, sizeof grids.iq1},
+        {"iq4", grids.iq4, sizeof grids.iq4},
+    };
+    for (const auto& grid : known) {
+        if (grid.name == name) {
+            require(values.shape(0) == grid.size, "the grid has another size");
+            std::memcpy(grid.to, values.data(), grid.size);
+            return;
+        }
     }
-    return bad == 0;
-}
-
-int64_t first_bad_row(const Rows& rows, int threads) {
-    const float* values = rows.data();
-    const auto columns = static_cast<int64_t>(rows.shape(1));
-    const auto count = static_cast<int64_t>(rows.shape(0));
-    std::atomic<int64_t> found{count};
-    {
-        nb::gil_scoped_release released;
-        snugfit::for_rows(count, threads, [&, columns](int64_t first, int64_t end) {
-            for (int64_t row = first; row < end && row < found; ++row) {
-                if (!all_finite(values + row * columns, columns)) {
-                    int64_t before = found;
-                    while (row < before && !found.compare_exchange_weak(before, row)) {
-                    }
-                }
-            }
-        });
-    }
-    return found == count ? -1 : found.load();
+    throw nb::value_error(("there is no grid " + name).c_str());
 }
 
 void use_instruction_set(const std::string& name) {
@@ -182,14 +208,16 @@ std::vector<std::string> usable_instruction_sets() {
 
 NB_MODULE(_native, module) {
     module.doc() = "Kernels of snugfit.quants.codecs, which checks what it passes here.";
-    for (int index = 0; index < KERNELS; ++index) {
-        module.def(
-            kernel(index).quantize_name,
-            [index](const Rows& rows, const BlocksOut& blocks,
-                    const std::optional<Importance>& importance,
-                    int threads) { quantize(index, rows, blocks, importance, threads); },
-            nb::arg("rows").noconvert(), nb::arg("blocks").noconvert(),
-            nb::arg("importance").none(), nb::arg("threads"));
+    for (int index = 0; index < kernel_count(); ++index) {
+        if (kernel(index).quantize != nullptr) {
+            module.def(
+                kernel(index).quantize_name,
+                [index](const Rows& rows, const BlocksOut& blocks,
+                        const std::optional<Importance>& importance,
+                        int threads) { return quantize(index, rows, blocks, importance, threads); },
+                nb::arg("rows").noconvert(), nb::arg("blocks").noconvert(),
+                nb::arg("importance").none(), nb::arg("threads"));
+        }
         module.def(
             kernel(index).dequantize_name,
             [index](const Blocks& blocks, const RowsOut& rows, int threads) {
@@ -197,8 +225,8 @@ NB_MODULE(_native, module) {
             },
             nb::arg("blocks").noconvert(), nb::arg("rows").noconvert(), nb::arg("threads"));
     }
-    module.def("first_bad_row", &first_bad_row, nb::arg("rows").noconvert(), nb::arg("threads"),
-               "The first row with an infinity or a NaN, or -1.");
+    module.def("set_grid", &set_grid, nb::arg("name"), nb::arg("values").noconvert(),
+               "Hand over a table of the I types, before the first use of one.");
     module.def(
         "use_instruction_set", &use_instruction_set, nb::arg("name"),
         "For tests and benchmarks: choose among instruction_sets(). Bytes do not depend on it.");

@@ -49,12 +49,23 @@ void dequantize_bf16(const uint8_t* blocks, int64_t columns, float* row) {
     }
 }
 
-}  // namespace
-
-const Kernel PLAIN[3] = {
+const Kernel KERNELS[] = {
     {"quantize_f32", "dequantize_f32", 1, 4, quantize_f32, dequantize_f32},
     {"quantize_f16", "dequantize_f16", 1, 2, quantize_f16, dequantize_f16},
     {"quantize_bf16", "dequantize_bf16", 1, 2, quantize_bf16, dequantize_bf16},
 };
+
+}  // namespace
+
+// Looks at every value instead of stopping at a bad one, so that it becomes vector code.
+bool all_finite(const float* values, int64_t count) {
+    int bad = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        bad |= (bits_of(values[i]) & 0x7fffffffu) >= 0x7f800000u;
+    }
+    return bad == 0;
+}
+
+const Family PLAIN{KERNELS, 3};
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

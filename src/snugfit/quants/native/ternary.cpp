@@ -1,0 +1,127 @@
+// TQ1_0 and TQ2_0: super-blocks of 256 weights that are -d, 0 or d.
+
+#include "half.h"
+#include "kernels.h"
+#include "magnitudes.h"
+#include "super_blocks.h"
+
+namespace snugfit::SNUGFIT_INSTRUCTION_SET {
+namespace {
+
+constexpr int POWERS_OF_3[5] = {1, 3, 9, 27, 81};
+
+// A byte is a fraction of 256 whose first ternary digits are the codes: multiplied by 3^digit it
+// starts with the digit wanted, modulo 256.
+inline void write_digits(const uint8_t* bytes, int count, int digits, float d, float* out) {
+    for (int digit = 0; digit < digits; ++digit) {
+        for (int i = 0; i < count; ++i) {
+            const int fraction = bytes[i] * POWERS_OF_3[digit] & 255;
+            out[digit * count + i] = d * static_cast<float>((fraction * 3 >> 8) - 1);
+        }
+    }
+}
+
+// 32 bytes of five digits, 16 of five, and 4 of four.
+void dequantize_tq1_0(const uint8_t* blocks, int64_t columns, float* row) {
+    for (int64_t start = 0; start < columns; start += SUPER, blocks += 54) {
+        const float d = half_to_float(load_half(blocks + 52));
+        write_digits(blocks, 32, 5, d, row + start);
+        write_digits(blocks + 32, 16, 5, d, row + start + 160);
+        write_digits(blocks + 48, 4, 4, d, row + start + 240);
+    }
+}
+
+void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
+    for (int64_t start = 0; start < columns; start += SUPER, blocks += 66) {
+        const float d = half_to_float(load_half(blocks + 64));
+        for (int part = 0; part < 8; ++part) {
+            const uint8_t* bytes = blocks + part / 4 * 32;
+            float* out = row + start + 32 * part;
+            for (int i = 0; i < 32; ++i) {
+                out[i] = d * static_cast<float>(((bytes[i] >> (part % 4 * 2)) & 3) - 1);
+            }
+        }
+    }
+}
+
+// Where the search for d starts: thresholds as parts of the mean. Weights below d / 2 are zeros.
+constexpr float THRESHOLDS[] = {0.8f, 1.5f};
+constexpr int ROUNDS = 2;
+
+// Returns the 16-bit d of a block. Half the largest value is llama.cpp's only threshold.
+std::uint16_t find_d(const Magnitudes<SUPER>& block) {
+    const float mean = mean_above(block, -1).value;
+    Mean best = mean_above(block, 0.5f * block.largest());
+    const auto try_threshold = [&](float threshold) {
+        const Mean found = mean_above(block, threshold);
+        best = found.gain > best.gain ? found : best;
+    };
+    for (float threshold : THRESHOLDS) {
+        try_threshold(threshold * mean);
+    }
+    for (int round = 0; round < ROUNDS; ++round) {
+        try_threshold(0.5f * best.value);
+    }
+    return half_from_float(best.value);
+}
+
+// Calls pack(codes, d, block) with codes 0, 1 and 2 of each super-block.
+template <int BYTES, typename Pack>
+void quantize(const float* row, const float* importance, int64_t columns, uint8_t* blocks,
+              const Pack& pack) {
+    for (int64_t start = 0; start < columns; start += SUPER, blocks += BYTES) {
+        Magnitudes<SUPER> magnitudes;
+        magnitudes.load(row + start, importance != nullptr ? importance + start : nullptr);
+        const std::uint16_t d = find_d(magnitudes);
+        const float threshold = 0.5f * half_to_float(d);
+        uint8_t codes[SUPER];
+        for (int i = 0; i < SUPER; ++i) {
+            const float value = row[start + i];
+            codes[i] = static_cast<uint8_t>(1 + (value > threshold) - (value < -threshold));
+        }
+        pack(codes, d, blocks);
+    }
+}
+
+// As write_digits reads them. The fraction is rounded up, so that its digits come out whole.
+template <int COUNT>
+void pack_digits(const uint8_t* codes, int digits, uint8_t* bytes) {
+    uint8_t packed[COUNT];  // which nothing else points to, so that this becomes vector code
+    for (int i = 0; i < COUNT; ++i) {
+        int number = 0;
+        for (int digit = 0; digit < digits; ++digit) {
+            number += codes[digit * COUNT + i] * POWERS_OF_3[4 - digit];
+        }
+        packed[i] = static_cast<uint8_t>((number * 256 + 242) / 243);
+    }
+    std::memcpy(bytes, packed, sizeof packed);
+}
+
+void quantize_tq1_0(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
+    quantize<54>(row, importance, columns, blocks,
+                 [](const uint8_t* codes, std::uint16_t d, uint8_t* block) {
+                     pack_digits<32>(codes, 5, block);
+                     pack_digits<16>(codes + 160, 5, block + 32);
+                     pack_digits<4>(codes + 240, 4, block + 48);
+                     store_half(block + 52, d);
+                 });
+}
+
+void quantize_tq2_0(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
+    quantize<66>(row, importance, columns, blocks,
+                 [](const uint8_t* codes, std::uint16_t d, uint8_t* block) {
+                     pack_pairs_of_bits(codes, block);
+                     store_half(block + 64, d);
+                 });
+}
+
+const Kernel KERNELS[] = {
+    {"quantize_tq1_0", "dequantize_tq1_0", 256, 54, quantize_tq1_0, dequantize_tq1_0},
+    {"quantize_tq2_0", "dequantize_tq2_0", 256, 66, quantize_tq2_0, dequantize_tq2_0},
+};
+
+}  // namespace
+
+const Family TERNARY{KERNELS, 2};
+
+}  // namespace snugfit::SNUGFIT_INSTRUCTION_SET
