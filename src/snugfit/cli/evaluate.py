@@ -53,7 +53,7 @@ def show(score: Score) -> None:
         "perplexity",
         f"{score.perplexity:.3f}",
         f"± {score.perplexity_error:.3f}",
-        f"on {score.tokens:,} held-out tokens; lower is better",
+        f"of {score.tokens:,} tokens; lower is better",
     )
     if score.reference_perplexity is not None:
         table.add_row("  of the original", f"{score.reference_perplexity:.3f}", "", "")
