@@ -12,8 +12,7 @@ from snugfit.errors import BudgetError, UnsupportedError
 from snugfit.hardware.detect import machine_of
 from snugfit.planning.memory import has_all_layers_on_gpus, predict
 from snugfit.planning.reasons import rounded_up
-from snugfit.planning.search import AS_IT_IS, Goal, candidates, choose, largest_mix
-from snugfit.quants.recipes import RECIPES
+from snugfit.planning.search import AS_IT_IS, CHOICES, Goal, candidates, choose, largest_mix
 from snugfit.quants.types import TYPES
 from snugfit.units import GIB, MIB, parse_size
 
@@ -30,7 +29,7 @@ def size_of_file(spec, tensor_types):
 
 def test_candidates_are_the_original_precision_and_all_below_best_first():
     plans = candidates(LLAMA, machine_of([], 256 * GIB), Goal())
-    assert {plan.mix for plan in plans} == set(RECIPES) - {"F32", "F16"}
+    assert {plan.mix for plan in plans} == set(CHOICES) - {"F32", "F16"}
     bits = [plan.bits_per_weight for plan in plans]
     assert bits == sorted(bits, reverse=True)
     for plan in plans:

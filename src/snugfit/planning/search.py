@@ -24,6 +24,7 @@ from snugfit.planning.reasons import budget_error, reasons_for
 from snugfit.quants.recipes import RECIPES, assign_types, recipe_named
 
 AS_IT_IS = "as it is"
+CHOICES = tuple(mix for mix, recipe in RECIPES.items() if not recipe.by_name_only)
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
 COMFORTABLE_CONTEXT = 8192
 CACHE_TYPES = ("F16", "Q8_0")  # the second only where the first does not fit
@@ -112,7 +113,7 @@ def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
     if goal.mix is not None:
         recipe_named(goal.mix)
         return [_cut(spec, original, goal.mix.upper())]
-    cuts = (_cut(spec, original, mix) for mix in RECIPES)
+    cuts = (_cut(spec, original, mix) for mix in CHOICES)
     return [cut for cut in cuts if _is_worth_having(cut, spec)]
 
 
@@ -127,7 +128,7 @@ def _is_worth_having(cut: Cut, spec: ModelSpec) -> bool:
 def largest_mix(spec: ModelSpec, size_bytes: int) -> str:
     """Return the mix of most bits whose file has at most `size_bytes`. Raises BudgetError."""
     original = footprint_of(spec)
-    cuts = [_cut(spec, original, mix) for mix in RECIPES]
+    cuts = [_cut(spec, original, mix) for mix in CHOICES]
     allowed = [cut for cut in cuts if cut.file_bytes <= size_bytes]
     if not allowed:
         smallest = min((cut.file_bytes, cut.mix) for cut in cuts)

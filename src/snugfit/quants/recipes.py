@@ -87,6 +87,8 @@ class Recipe:
     file_type: int
     head: str  # the output matrix, or the embedding where it serves as one
     rules: tuple[Rule, ...] = ()
+    # A smaller mix loses less (benchmarks/quality.py), so that it is never the best choice.
+    by_name_only: bool = False
 
 
 _SMALL_ATTENTION = (
@@ -119,7 +121,7 @@ RECIPES: dict[str, Recipe] = {
         ),
     ),
     "Q5_K_S": Recipe("Q5_K", 16, "Q6_K", _SMALL_ATTENTION),
-    "Q5_0": Recipe("Q5_0", 8, "Q6_K", _SMALL_ATTENTION),
+    "Q5_0": Recipe("Q5_0", 8, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
     "Q4_K_M": Recipe(
         "Q4_K",
         15,
@@ -145,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
             Rule("ffn_down", "Q5_K", first_eighth),
         ),
     ),
-    "Q4_0": Recipe("Q4_0", 2, "Q6_K", _SMALL_ATTENTION),
+    "Q4_0": Recipe("Q4_0", 2, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
     "IQ4_NL": Recipe("IQ4_NL", 25, "Q6_K", _IQ4_RULES),
     "IQ4_XS": Recipe("IQ4_XS", 30, "Q6_K", _IQ4_RULES),
     "Q3_K_L": Recipe(
