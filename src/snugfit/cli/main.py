@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib.metadata
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -84,6 +85,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def run(command: str, arguments: list[str]) -> int:
+    # Threads of torch that wait for each other would spin, and halt a busy machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app_of(command)(arguments, prog_name="snugfit")
     except SystemExit as stop:
