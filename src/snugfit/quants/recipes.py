@@ -87,7 +87,7 @@ class Recipe:
     file_type: int
     head: str  # the output matrix, or the embedding where it serves as one
     rules: tuple[Rule, ...] = ()
-    # A smaller mix loses less (benchmarks/quality.py), so that it is never the best choice.
+    # Another of these bytes or fewer loses less (benchmarks/quality.py): never the best choice.
     by_name_only: bool = False
 
 
@@ -162,6 +162,7 @@ RECIPES: dict[str, Recipe] = {
             Rule("attn_qkv", "Q4_K"),
             Rule("ffn_down", "Q5_K"),
         ),
+        by_name_only=True,
     ),
     "Q3_K_M": Recipe(
         "Q3_K",
