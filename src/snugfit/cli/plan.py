@@ -55,8 +55,8 @@ def plan_command(
     goal = goal_from(
         ctx, size_bytes, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
     )
-    chosen = search.choose(spec, machine, goal)
     others = search.candidates(spec, machine, goal)
+    chosen = search.choose_from(others, spec, goal)
     if json:
         document = documents.of_plan(chosen)
         document["candidates"] = [documents.of_candidate(plan) for plan in others]

@@ -61,7 +61,11 @@ class Cut:
 
 def choose(spec: ModelSpec, machine: Machine, goal: Goal) -> Plan:
     """Return the best plan that fits. Raises BudgetError if none does, and as `candidates` does."""
-    plans = candidates(spec, machine, goal)
+    return choose_from(candidates(spec, machine, goal), spec, goal)
+
+
+def choose_from(plans: Sequence[Plan], spec: ModelSpec, goal: Goal) -> Plan:
+    """Return the best of `candidates` that fits, with its reasons. Raises BudgetError."""
     fitting = [plan for plan in plans if plan.memory.fits]
     if not fitting:
         cuts = [(cut.file_bytes, cut.mix) for cut in cuts_of(spec, goal)]
