@@ -17,6 +17,7 @@ struct Kernel {
     int block_bytes;
     Quantize quantize;  // or null: the type is only read
     Dequantize dequantize;
+    Quantize quantize_best = nullptr;  // slower, with less error; or null: there is none
 };
 
 using AllFinite = bool (*)(const float* values, std::int64_t count);
