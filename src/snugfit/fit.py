@@ -13,6 +13,7 @@ from snugfit.evaluate import evaluate
 from snugfit.models import Model, open_model
 from snugfit.planning.search import Goal, choose
 from snugfit.quantize import Written, quantize
+from snugfit.quants.codecs import Quality
 from snugfit.quants.types import TYPES
 
 # Called with the name of the stage, how much of it is done, and how much there is.
@@ -45,6 +46,7 @@ def fit(
     text: Path | None = None,
     held_out: Path | None = None,
     threads: int = 0,
+    quality: Quality = "fast",
     score: bool = True,
     progress: Progress | None = None,
 ) -> Fitted:
@@ -63,6 +65,7 @@ def fit(
         mix=plan.mix,
         importance=importance,
         threads=threads,
+        quality=quality,
         progress=lambda *at: report("quantizing", *at),
     )
     if written.file_bytes != plan.file_bytes:

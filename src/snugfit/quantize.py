@@ -16,7 +16,7 @@ from snugfit.errors import SnugfitError, UnsupportedError
 from snugfit.formats.gguf_writer import GgufWriter
 from snugfit.formats.imatrix import Floats, Importance
 from snugfit.models import Model
-from snugfit.quants.codecs import can_quantize, quantize_rows
+from snugfit.quants.codecs import BadNumberError, Quality, can_quantize, quantize_rows
 from snugfit.quants.recipes import RECIPES, assign_types
 
 Blocks = np.ndarray[Any, np.dtype[np.uint8]]
@@ -55,12 +55,14 @@ def quantize(
     mix: str = "",
     importance: Importance | None = None,
     threads: int = 0,
+    quality: Quality = "fast",
     allow_requantize: bool = False,
     progress: Progress | None = None,
 ) -> Written:
     """Write `model` to `out` with `types`, a type name for every tensor.
 
-    `threads` 0 uses every processor that this process may. The file appears whole or not at all.
+    `threads` 0 uses every processor that this process may; `quality` is that of `quantize_rows`.
+    The file appears whole or not at all.
     Raises UnsupportedError for a type or source that cannot be, OutputError for a full disk.
     """
     out, began = Path(out), time.monotonic()
@@ -77,7 +79,7 @@ def quantize(
             if importance and weights is None and tensor.type.is_quantized:
                 missed.append(tensor.name)
             for first_row, rows in model.slabs(tensor.name):
-                for at, blocks in _quantized(tensor, first_row, rows, weights, threads):
+                for at, blocks in _quantized(tensor, first_row, rows, weights, threads, quality):
                     writer.write(tensor.name, blocks, at)
                 done += rows.size
                 if progress:
@@ -91,7 +93,12 @@ def quantize(
 
 
 def _quantized(
-    tensor: TensorInfo, first_row: int, rows: Floats, weights: Floats | None, threads: int
+    tensor: TensorInfo,
+    first_row: int,
+    rows: Floats,
+    weights: Floats | None,
+    threads: int,
+    quality: Quality,
 ) -> Iterator[tuple[int, Blocks]]:
     """Yield (row, blocks) for a slab, matrix by matrix: each expert has its own importance."""
     matrix_rows = tensor.shape[-2] if len(tensor.shape) > 1 else 1
@@ -104,9 +111,11 @@ def _quantized(
         if weights is not None and tensor.type.is_quantized:
             importance = weights[matrix if len(weights) > 1 else 0]
         try:
-            yield position, quantize_rows(part, tensor.type_name, importance, threads)
+            yield position, quantize_rows(part, tensor.type_name, importance, threads, quality)
+        except BadNumberError as error:
+            raise error.within(tensor.name, position) from None
         except SnugfitError as error:
-            raise type(error)(f"tensor {tensor.name}, from row {position} on: {error}") from None
+            raise type(error)(f"tensor {tensor.name}: {error}") from None
         position = end
 
 

@@ -23,6 +23,7 @@ from snugfit.quants.codecs import (
     can_quantize,
     dequantize_rows,
     quantize_rows,
+    requantize_rows,
 )
 from snugfit.quants.types import TYPES
 
@@ -365,6 +366,7 @@ def test_grids_of_another_name_or_size_are_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
+        ((np.zeros((1, 256)), "Q8_0", None, 1, "worst"), "no quality 'worst'"),
         ((np.zeros(256), "Q8_0"), "1 dimensions"),
         ((np.zeros((1, 256), np.complex64), "Q8_0"), "complex64"),
         (([["a"]], "F32"), "real numbers"),
@@ -389,14 +391,20 @@ def test_wrong_blocks_are_refused() -> None:
 @pytest.mark.parametrize("name", WRITTEN)
 def test_native_functions_refuse_sizes_that_disagree(name: str) -> None:
     codec = CODECS[name]
+    assert codec.quantize is not None
     rows = np.zeros((2, 256), np.float32)
+    floats = rows.view(np.uint8)
     blocks = np.zeros((2, TYPES[name].row_bytes(256)), np.uint8)
     with pytest.raises(ValueError, match="width"):
-        codec.quantize(rows, blocks[:, :-1].copy(), None, 1)
+        codec.quantize(floats, "f32", blocks[:, :-1].copy(), None, False, 1)
+    with pytest.raises(ValueError, match="whole blocks"):
+        codec.quantize(floats[:, :-1].copy(), "f32", blocks, None, False, 1)
+    with pytest.raises(ValueError, match="q9_9 cannot be read"):
+        codec.quantize(floats, "q9_9", blocks, None, False, 1)
     with pytest.raises(ValueError, match="number"):
         codec.dequantize(blocks, rows[:1].copy(), 1)
     with pytest.raises(ValueError, match="importance"):
-        codec.quantize(rows, blocks, np.zeros(255, np.float32), 1)
+        codec.quantize(floats, "f32", blocks, np.zeros(255, np.float32), False, 1)
 
 
 def test_other_layouts_are_converted() -> None:
@@ -407,6 +415,33 @@ def test_other_layouts_are_converted() -> None:
     blocks = expected.copy()
     blocks.setflags(write=False)
     assert (dequantize_rows(blocks, "Q5_K") == dequantize_rows(expected, "Q5_K")).all()
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_16_bit_rows_are_read_as_they_are(name: str) -> None:
+    halves = random_rows("laplace", 5).astype(np.float16)
+    expected = quantize_rows(halves.astype(np.float32), name, random_importance())
+    assert (quantize_rows(halves, name, random_importance(), 2) == expected).all()
+    brief = quantize_rows(halves, "BF16")
+    expected = quantize_rows(dequantize_rows(brief, "BF16"), name)
+    assert (requantize_rows(brief, "BF16", name, threads=3) == expected).all()
+
+
+def test_bfloat_arrays_are_read_as_they_are() -> None:
+    ml_dtypes = pytest.importorskip("ml_dtypes")
+    rows = random_rows("gaussian", 3).astype(ml_dtypes.bfloat16)
+    assert (quantize_rows(rows, "Q4_K") == quantize_rows(rows.astype(np.float32), "Q4_K")).all()
+
+
+def test_blocks_are_quantized_again_from_any_type() -> None:
+    blocks = quantize_rows(random_rows("gaussian", 3), "Q8_0")
+    expected = quantize_rows(dequantize_rows(blocks, "Q8_0"), "Q4_K")
+    assert (requantize_rows(blocks, "Q8_0", "Q4_K") == expected).all()
+    blocks[1, 34:36] = 0xFF  # the scale of its second block is not a number
+    with pytest.raises(FormatError, match="row 1, column 32 is not a number"):
+        requantize_rows(blocks, "Q8_0", "Q4_K")
+    with pytest.raises(FormatError, match="bytes is not made of Q8_0 blocks"):
+        requantize_rows(blocks[:, 1:], "Q8_0", "Q4_K")
 
 
 def test_no_rows_and_no_columns() -> None:

@@ -10,6 +10,7 @@ import typer
 from snugfit.cli import documents, evaluate, plan, render
 from snugfit.cli import quantize as quantize_cli
 from snugfit.cli.options import (
+    Best,
     Bpw,
     CpuExperts,
     Ctx,
@@ -57,6 +58,7 @@ def fit_command(
     text: Text = None,
     held_out: HeldOut = None,
     threads: Threads = 0,
+    best: Best = False,
     no_score: NoScore = False,
     json: Json = False,
 ) -> None:
@@ -81,6 +83,7 @@ def fit_command(
             text=text,
             held_out=held_out,
             threads=threads,
+            quality="best" if best else "fast",
             score=not no_score,
             progress=progress,
         )

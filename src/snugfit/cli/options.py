@@ -77,6 +77,10 @@ CpuExperts = Annotated[
         help="First layers whose experts stay in RAM; -1 chooses.",
     ),
 ]
+Best = Annotated[
+    bool,
+    typer.Option("--best", help="Ten times slower, with a better choice of scales."),
+]
 Threads = Annotated[
     int,
     typer.Option("--threads", "-t", min=0, metavar="N", help="Threads; 0 takes every processor."),

@@ -10,6 +10,7 @@ import typer
 from snugfit.cli import render
 from snugfit.cli.calibrate import calibrated
 from snugfit.cli.options import (
+    Best,
     Bpw,
     Json,
     Like,
@@ -41,6 +42,7 @@ def quantize_command(
     imatrix: Imatrix = None,
     text: Text = None,
     threads: Threads = 0,
+    best: Best = False,
     allow_requantize: AllowRequantize = False,
     json: Json = False,
 ) -> None:
@@ -72,6 +74,7 @@ def quantize_command(
             mix=mix,
             importance=importance,
             threads=threads,
+            quality="best" if best else "fast",
             allow_requantize=allow_requantize,
             progress=bar,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,17 +22,35 @@ from snugfit.quants.types import QuantType, type_named
 Rows = NDArray[np.float32]
 Blocks = NDArray[np.uint8]
 Number = TypeVar("Number", bound=np.generic)
+Quality = Literal["fast", "best"]
+
+
+class BadNumberError(FormatError):
+    """A weight that is infinite or not a number, and its place."""
+
+    def __init__(self, problem: str, row: int, column: int, tensor: str = "") -> None:
+        where = f"tensor {tensor}, row {row}" if tensor else f"row {row}"
+        super().__init__(
+            f"{where}, column {column} {problem}; the weights are damaged. Get the file again."
+        )
+        self.problem, self.row, self.column = problem, row, column
+
+    def within(self, tensor: str, first_row: int) -> BadNumberError:
+        """Return the error for the tensor whose rows from `first_row` on were quantized."""
+        return BadNumberError(self.problem, first_row + self.row, self.column, tensor)
 
 
 @dataclass(frozen=True)
 class Codec:
-    """The native functions of one type. Each fills its second argument, whose sizes it checks.
+    """The native functions of one type, which check the sizes of what they are given.
 
-    `quantize` returns the first row with a number that is not finite, or -1.
+    `dequantize(blocks, rows, threads)` fills rows. `quantize(rows as bytes, their type in lower
+    case, blocks, importance, best, threads)` fills blocks, and returns the first row with a number
+    that is not finite, or -1.
     """
 
     dequantize: Callable[[Blocks, Rows, int], None]
-    quantize: Callable[[Rows, Blocks, Rows | None, int], int] | None = None
+    quantize: Callable[[Blocks, str, Blocks, Rows | None, bool, int], int] | None = None
 
 
 CODECS = {
@@ -66,6 +84,9 @@ CODECS = {
     "Q2_0": Codec(_native.dequantize_q2_0, _native.quantize_q2_0),
 }
 
+# The types of arrays that kernels read as they are.
+SOURCES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+
 # Importance below this part of the largest counts as this: a column of none is still worth more
 # than noise, and a block of none is stored as if all of its columns counted alike.
 SMALLEST_IMPORTANCE = 1e-12
@@ -83,33 +104,64 @@ def can_dequantize(type_name: str) -> bool:
 
 
 def quantize_rows(
-    rows: ArrayLike, type_name: str, importance: ArrayLike | None = None, threads: int = 1
+    rows: ArrayLike,
+    type_name: str,
+    importance: ArrayLike | None = None,
+    threads: int = 1,
+    quality: Quality = "fast",
 ) -> Blocks:
     """Quantize rows, with the least error that is found.
 
-    rows: [n_rows, n_columns], converted to float32. importance: [n_columns], non-negative: how
-    much a squared error in each column counts; F32, F16, BF16 and Q8_0 do not use it.
+    rows: [n_rows, n_columns]; float32, float16 and bfloat16 (of ml_dtypes) are read as they are,
+    anything else is converted to float32. importance: [n_columns], non-negative: how much a squared
+    error in each column counts; F32, F16, BF16 and Q8_0 do not use it. quality: "best" spends about
+    ten times as long on a better choice of scales, where the type has one.
     Returns uint8 [n_rows, row_bytes]; the bytes do not depend on `threads`. Weights too large for
     the type's scale take the largest value that it has.
 
     Raises UnsupportedError if there is no kernel for the type or its blocks do not fill a row,
     FormatError if a weight or importance is not a finite number, UsageError for wrong arguments.
     """
+    given = _numbers(rows, "the rows")
+    native = given.dtype.newbyteorder("=")
+    source = SOURCES.get(native.name)
+    values: NDArray[Any] = _matrix(given, np.dtype(np.float32) if source is None else native)
+    width = values.shape[1] * values.itemsize
+    blocks = values.view(np.uint8).reshape(len(values), width)
+    return requantize_rows(blocks, source or "F32", type_name, importance, threads, quality)
+
+
+def requantize_rows(
+    blocks: ArrayLike,
+    source_name: str,
+    type_name: str,
+    importance: ArrayLike | None = None,
+    threads: int = 1,
+    quality: Quality = "fast",
+) -> Blocks:
+    """Quantize rows that are blocks of another type, without an array of floats between them.
+
+    blocks: uint8 [n_rows, bytes of a row of `source_name`]; F32, F16 and BF16 are types, too.
+    The rest is as in `quantize_rows`.
+    """
+    source, _ = _dequantizer_of(source_name)
     type_, quantize = _quantizer_of(type_name)
-    values = _matrix(rows, np.float32)
-    columns = values.shape[1]
+    data = _bytes_of_blocks(blocks, source)
+    columns = data.shape[1] // source.block_bytes * source.block_weights
     if columns % type_.block_weights:
         raise UnsupportedError(
             f"the rows have {columns} columns; {type_.name} needs a multiple of "
             f"{type_.block_weights}. Use {fitting_type(type_.name, columns)}."
         )
+    if quality not in get_args(Quality):
+        raise UsageError(f"there is no quality {quality!r}. Use fast or best.")
     weights = None if importance is None else _relative_importance(importance, columns)
     threads = _checked_threads(threads)
-    blocks = np.empty((len(values), type_.row_bytes(columns)), np.uint8)
-    bad_row = quantize(values, blocks, weights, threads)
+    out = np.empty((len(data), type_.row_bytes(columns)), np.uint8)
+    bad_row = quantize(data, source.name.lower(), out, weights, quality == "best", threads)
     if bad_row >= 0:
-        raise _bad_number(values, bad_row)
-    return blocks
+        raise _bad_number(dequantize_rows(data[bad_row : bad_row + 1], source.name)[0], bad_row)
+    return out
 
 
 def dequantize_rows(blocks: ArrayLike, type_name: str, threads: int = 1) -> Rows:
@@ -121,24 +173,30 @@ def dequantize_rows(blocks: ArrayLike, type_name: str, threads: int = 1) -> Rows
     whole blocks, UsageError for wrong arguments.
     """
     type_, dequantize = _dequantizer_of(type_name)
-    given = _numbers(blocks, "the blocks")
-    if given.dtype != np.uint8:
-        raise UsageError(f"the blocks are of type {given.dtype}. Pass the raw bytes, as uint8.")
-    data = _matrix(given, np.uint8)
-    count, rest = divmod(data.shape[1], type_.block_bytes)
-    if rest:
-        raise FormatError(
-            f"a row of {data.shape[1]} bytes is not made of {type_.name} blocks, which have "
-            f"{type_.block_bytes}. Check the type and the width of the tensor."
-        )
+    data = _bytes_of_blocks(blocks, type_)
+    count = data.shape[1] // type_.block_bytes
     rows = np.empty((len(data), count * type_.block_weights), np.float32)
     dequantize(data, rows, _checked_threads(threads))
     return rows
 
 
+def _bytes_of_blocks(blocks: ArrayLike, type_: QuantType) -> Blocks:
+    """Return whole blocks as a matrix of bytes."""
+    given = _numbers(blocks, "the blocks")
+    if given.dtype != np.uint8:
+        raise UsageError(f"the blocks are of type {given.dtype}. Pass the raw bytes, as uint8.")
+    data = _matrix(given, np.uint8)
+    if data.shape[1] % type_.block_bytes:
+        raise FormatError(
+            f"a row of {data.shape[1]} bytes is not made of {type_.name} blocks, which have "
+            f"{type_.block_bytes}. Check the type and the width of the tensor."
+        )
+    return data
+
+
 def _quantizer_of(
     type_name: str,
-) -> tuple[QuantType, Callable[[Rows, Blocks, Rows | None, int], int]]:
+) -> tuple[QuantType, Callable[[Blocks, str, Blocks, Rows | None, bool, int], int]]:
     type_ = type_named(type_name)
     codec = CODECS.get(type_.name)
     if codec is None or codec.quantize is None:
@@ -177,9 +235,8 @@ def _load_grids() -> None:
     _native.set_grid("iq4", np.array(quants.IQ4_NL.kvalues, np.int8))
 
 
-def _matrix(values: ArrayLike, dtype: type[Number]) -> NDArray[Number]:
-    """Return `values` as a C-contiguous matrix of `dtype`."""
-    array = _numbers(values, "the rows")
+def _matrix(array: NDArray[Any], dtype: type[Number] | np.dtype[Any]) -> NDArray[Number]:
+    """Return `array` as a C-contiguous matrix of `dtype`."""
     if array.ndim != 2:
         raise UsageError(
             f"the array has {array.ndim} dimensions. Pass a matrix [n_rows, n_columns]."
@@ -194,7 +251,7 @@ def _numbers(values: ArrayLike, what: str) -> NDArray[Any]:
         array: NDArray[Any] = np.asarray(values)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{what} cannot be read as an array: {error}.") from error
-    if array.dtype.kind not in "biuf":
+    if array.dtype.kind not in "biuf" and array.dtype.name not in SOURCES:
         raise UsageError(f"{what} are of type {array.dtype}. Pass real numbers.")
     return array
 
@@ -205,12 +262,10 @@ def _checked_threads(threads: int) -> int:
     return min(threads, 1024)
 
 
-def _bad_number(rows: Rows, row: int) -> FormatError:
-    column = int(np.argmin(np.isfinite(rows[row])))
-    problem = "is not a number" if np.isnan(rows[row, column]) else "is infinite"
-    return FormatError(
-        f"row {row}, column {column} {problem}; the weights are damaged. Get the file again."
-    )
+def _bad_number(values: Rows, row: int) -> BadNumberError:
+    column = int(np.argmin(np.isfinite(values)))
+    problem = "is not a number" if np.isnan(values[column]) else "is infinite"
+    return BadNumberError(problem, row, column)
 
 
 def _relative_importance(importance: ArrayLike, columns: int) -> Rows | None:

@@ -28,7 +28,6 @@ using snugfit::Family;
 using snugfit::Kernel;
 using std::int64_t;
 
-using Rows = nb::ndarray<const float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using Importance = nb::ndarray<const float, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Blocks = nb::ndarray<const std::uint8_t, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
 using RowsOut = nb::ndarray<float, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
@@ -94,6 +93,17 @@ int kernel_count() {
     return count;
 }
 
+// Returns the kernel that reads the type of this name, in lower case.
+int reading_index(const std::string& type_name) {
+    const std::string wanted = "dequantize_" + type_name;
+    for (int index = 0; index < kernel_count(); ++index) {
+        if (kernel(index).dequantize_name == wanted) {
+            return index;
+        }
+    }
+    throw nb::value_error(("rows of type " + type_name + " cannot be read").c_str());
+}
+
 void require(bool condition, const char* message) {
     if (!condition) {
         throw nb::value_error(message);
@@ -111,32 +121,60 @@ void require_sizes(const Kernel& kernel, std::size_t rows, std::size_t columns,
             "the width in bytes does not fit the columns");
 }
 
+// How rows come in: the kernel that reads them, and where row `i` starts.
+struct Source {
+    const Kernel* kernel;  // of the chosen instruction set
+    const std::uint8_t* bytes;
+    int64_t row_bytes;
+
+    bool is_float() const {
+        return kernel->block_bytes == sizeof(float) &&
+               reinterpret_cast<std::uintptr_t>(bytes) % alignof(float) == 0;
+    }
+    // Returns the row as floats, from `space` where they do not lie in memory as such.
+    const float* row(int64_t i, int64_t columns, std::vector<float>& space) const {
+        if (is_float()) {
+            return reinterpret_cast<const float*>(bytes + i * row_bytes);
+        }
+        space.resize(static_cast<std::size_t>(columns));
+        kernel->dequantize(bytes + i * row_bytes, columns, space.data());
+        return space.data();
+    }
+};
+
 // Returns the first row with an infinity or a NaN, where the blocks are then undefined, or -1.
-int64_t quantize(int index, const Rows& rows, const BlocksOut& blocks,
-              const std::optional<Importance>& importance, int threads) {
-    const Kernel& chosen_kernel = kernel(index);
-    require_sizes(chosen_kernel, rows.shape(0), rows.shape(1), blocks.shape(0), blocks.shape(1));
-    require(!importance || importance->shape(0) == rows.shape(1),
+int64_t quantize(int index, const Blocks& rows, const std::string& source_name,
+                 const BlocksOut& blocks, const std::optional<Importance>& importance, bool best,
+                 int threads) {
+    const Kernel& to = kernel(index);
+    const Kernel& from = kernel(reading_index(source_name));
+    require(from.block_bytes > 0 && rows.shape(1) % from.block_bytes == 0,
+            "the width in bytes of the rows is not one of whole blocks");
+    const std::size_t columns = rows.shape(1) / from.block_bytes * from.block_weights;
+    require_sizes(to, rows.shape(0), columns, blocks.shape(0), blocks.shape(1));
+    require(!importance || importance->shape(0) == columns,
             "importance is not one number a column");
+    const Source source{&from, rows.data(), static_cast<int64_t>(rows.shape(1))};
     const float* costs = importance ? importance->data() : nullptr;
-    const float* values = rows.data();
     std::uint8_t* bytes = blocks.data();
-    const auto columns = static_cast<int64_t>(rows.shape(1));
+    const auto width = static_cast<int64_t>(columns);
     const auto row_bytes = static_cast<int64_t>(blocks.shape(1));
     const auto count = static_cast<int64_t>(rows.shape(0));
     const snugfit::AllFinite all_finite = instruction_sets()[chosen()].all_finite;
+    const snugfit::Quantize work = best && to.quantize_best ? to.quantize_best : to.quantize;
     std::atomic<int64_t> first_bad{count};
     nb::gil_scoped_release released;
     snugfit::for_rows(count, threads, [=, &first_bad](int64_t first, int64_t end) {
+        std::vector<float> space;
         for (int64_t row = first; row < end; ++row) {
-            const float* from = values + row * columns;
-            if (!all_finite(from, columns)) {
+            const float* values = source.row(row, width, space);
+            if (!all_finite(values, width)) {
                 int64_t before = first_bad;
                 while (row < before && !first_bad.compare_exchange_weak(before, row)) {
                 }
                 return;
             }
-            chosen_kernel.quantize(from, costs, columns, bytes + row * row_bytes);
+            work(values, costs, width, bytes + row * row_bytes);
         }
     });
     return first_bad == count ? -1 : first_bad.load();
@@ -212,11 +250,12 @@ NB_MODULE(_native, module) {
         if (kernel(index).quantize != nullptr) {
             module.def(
                 kernel(index).quantize_name,
-                [index](const Rows& rows, const BlocksOut& blocks,
-                        const std::optional<Importance>& importance,
-                        int threads) { return quantize(index, rows, blocks, importance, threads); },
-                nb::arg("rows").noconvert(), nb::arg("blocks").noconvert(),
-                nb::arg("importance").none(), nb::arg("threads"));
+                [index](const Blocks& rows, const std::string& source, const BlocksOut& blocks,
+                        const std::optional<Importance>& importance, bool best, int threads) {
+                    return quantize(index, rows, source, blocks, importance, best, threads);
+                },
+                nb::arg("rows").noconvert(), nb::arg("source"), nb::arg("blocks").noconvert(),
+                nb::arg("importance").none(), nb::arg("best"), nb::arg("threads"));
         }
         module.def(
             kernel(index).dequantize_name,
