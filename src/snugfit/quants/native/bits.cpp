@@ -1,5 +1,6 @@
 // Q1_0 and Q2_0: a scale and one or two bits a weight.
 
+#include "expand.h"
 #include "half.h"
 #include "kernels.h"
 #include "magnitudes.h"
@@ -12,20 +13,32 @@ namespace {
 void dequantize_q1_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 128, blocks += 18) {
         const float d = half_to_float(load_half(blocks));
-        for (int i = 0; i < 128; ++i) {
-            row[start + i] = (blocks[2 + i / 8] >> (i % 8)) & 1 ? d : -d;
+        int8_t codes[128];
+        for (int i = 0; i < 16; i += 2) {
+            const Bytes16 masks = join(MASKS.of[blocks[2 + i]], MASKS.of[blocks[3 + i]]);
+            store_16(codes + 8 * i, ~masks | 1);  // -1 or 1
         }
+        write_scaled<128>(codes, d, row + start);
     }
+}
+
+// Returns the eight pairs of bits of two bytes as bytes.
+inline std::uint64_t spread_pairs(const uint8_t* bytes) {
+    std::uint64_t word = load_half(bytes);
+    word = (word | (word << 24)) & 0x000000ff000000ff;
+    word = (word | (word << 12)) & 0x000f000f000f000f;
+    return (word | (word << 6)) & 3 * EVERY_BYTE;
 }
 
 // Codes 0..3 are -1 to 2 times d, four of them in a byte.
 void dequantize_q2_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 64, blocks += 18) {
         const float d = half_to_float(load_half(blocks));
-        for (int i = 0; i < 64; ++i) {
-            const int code = (blocks[2 + i / 4] >> (i % 4 * 2)) & 3;
-            row[start + i] = d * static_cast<float>(code - 1);
+        int8_t codes[64];
+        for (int i = 0; i < 16; i += 4) {
+            store_16(codes + 4 * i, join(spread_pairs(blocks + 2 + i), spread_pairs(blocks + 4 + i)) - 1);
         }
+        write_scaled<64>(codes, d, row + start);
     }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "expand.h"
 #include "half.h"
 #include "kernels.h"
 #include "super_blocks.h"
@@ -12,7 +13,7 @@
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
 
-constexpr float VALUES[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
+constexpr int8_t VALUES[16] = {0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12};
 
 // Half of 2^(exponent - 127).
 inline float power_of(int exponent) {
@@ -32,24 +33,29 @@ inline float small_float(int bits) {
     return exponent == 0 ? mantissa * 0x1p-10f : (8 + mantissa) * step;
 }
 
-// `half` codes in low nibbles, then as many in high ones.
-inline void write_values(const uint8_t* nibbles, int half, float scale, float* out) {
-    for (int i = 0; i < half; ++i) {
-        out[i] = scale * VALUES[nibbles[i] & 15];
-        out[i + half] = scale * VALUES[nibbles[i] >> 4];
+// HALF codes in low nibbles, then as many in high ones.
+template <int HALF>
+inline void expand_values(const uint8_t* nibbles, int8_t* values) {
+    expand_nibbles<HALF>(nibbles, values);
+    for (int i = 0; i < 2 * HALF; i += 16) {
+        store_16(values + i, look_up(VALUES, load_16(values + i)));
     }
 }
 
 void dequantize_mxfp4(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 32, blocks += 17) {
-        write_values(blocks + 1, 16, power_of(blocks[0]), row + start);
+        int8_t values[32];
+        expand_values<16>(blocks + 1, values);
+        write_scaled<32>(values, power_of(blocks[0]), row + start);
     }
 }
 
 void dequantize_nvfp4(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 64, blocks += 36) {
         for (int sub = 0; sub < 4; ++sub) {
-            write_values(blocks + 4 + 8 * sub, 8, small_float(blocks[sub]), row + start + 16 * sub);
+            int8_t values[16];
+            expand_values<8>(blocks + 4 + 8 * sub, values);
+            write_scaled<16>(values, small_float(blocks[sub]), row + start + 16 * sub);
         }
     }
 }

@@ -1,5 +1,6 @@
 // IQ4_NL and IQ4_XS: 4-bit codes that stand for sixteen unevenly spaced integers.
 
+#include "expand.h"
 #include "grids.h"
 #include "half.h"
 #include "kernels.h"
@@ -12,10 +13,12 @@ constexpr int BLOCK = 32;
 
 // Thirty-two codes: the first sixteen in low nibbles, the others in high ones.
 inline void write_values(const uint8_t* nibbles, float scale, float* out) {
-    for (int i = 0; i < 16; ++i) {
-        out[i] = scale * static_cast<float>(grids.iq4[nibbles[i] & 15]);
-        out[i + 16] = scale * static_cast<float>(grids.iq4[nibbles[i] >> 4]);
+    int8_t values[BLOCK];
+    expand_nibbles<16>(nibbles, values);
+    for (int i = 0; i < BLOCK; i += 16) {
+        store_16(values + i, look_up(grids.iq4, load_16(values + i)));
     }
+    write_scaled<BLOCK>(values, scale, out);
 }
 
 void dequantize_iq4_nl(const uint8_t* blocks, int64_t columns, float* row) {

@@ -1,17 +1,11 @@
 // IQ1_S to IQ3_S: runs of 4 or 8 weights are rows of a grid, with signs apart in IQ2 and IQ3.
 
-#include <cstring>
-
+#include "expand.h"
 #include "grids.h"
-#include "half.h"
 #include "kernels.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
-
-using std::int64_t;
-using std::int8_t;
-using std::uint8_t;
 
 constexpr int SUPER = 256;
 constexpr float IQ1_SHIFT = 0.125f;
@@ -20,26 +14,53 @@ inline std::uint32_t load_word(const uint8_t* bytes) {
     return load_half(bytes) | (static_cast<std::uint32_t>(load_half(bytes + 2)) << 16);
 }
 
-// Signs of eight weights from seven bits: the eighth makes the number of minus signs even.
-inline int even_signs(std::uint32_t bits) {
-    int parity = static_cast<int>(bits & 127);
-    parity ^= parity >> 4;
-    parity ^= parity >> 2;
-    parity ^= parity >> 1;
-    return static_cast<int>(bits & 127) | ((parity & 1) << 7);
-}
-
-template <int N>
-inline void write_signed(const int8_t* grid, float scale, int signs, float* out) {
-    for (int i = 0; i < N; ++i) {
-        const float value = scale * static_cast<float>(grid[i]);
-        out[i] = (signs >> i) & 1 ? -value : value;
+// Masks of eight signs from seven bits: the eighth makes the number of minus signs even.
+struct EvenMaskTable {
+    std::uint64_t of[128];
+    constexpr EvenMaskTable() : of{} {
+        for (int bits = 0; bits < 128; ++bits) {
+            int parity = bits ^ (bits >> 4);
+            parity ^= parity >> 2;
+            parity ^= parity >> 1;
+            of[bits] = MASKS.of[bits | ((parity & 1) << 7)];
+        }
     }
+};
+constexpr EvenMaskTable EVEN_MASKS;
+
+// Grid rows that fill sixteen bytes.
+inline Bytes16 two_rows(const int8_t* first, const int8_t* second) {
+    return join(load_8(first), load_8(second));
+}
+inline Bytes16 four_rows(const int8_t* grid, const uint8_t* low, int high) {
+    typedef std::uint32_t Words __attribute__((vector_size(16)));
+    std::uint32_t words[4];
+    for (int i = 0; i < 4; ++i) {
+        const int row = low[i] | (((high >> i) & 1) << 8);
+        std::memcpy(words + i, grid + 4 * row, 4);
+    }
+    return (Bytes16)Words{words[0], words[1], words[2], words[3]};
 }
 
-inline void write_shifted(const int8_t* grid, float scale, float shift, float* out) {
-    for (int i = 0; i < 8; ++i) {
-        out[i] = scale * (static_cast<float>(grid[i]) + shift);
+inline Bytes16 two_even_masks(std::uint32_t bits) {
+    return join(EVEN_MASKS.of[bits & 127], EVEN_MASKS.of[(bits >> 7) & 127]);
+}
+
+inline void write_signed(Bytes16 values, Bytes16 negative, float scale, float* out) {
+    int8_t codes[16];
+    store_16(codes, (values ^ negative) - negative);
+    write_scaled<16>(codes, scale, out);
+}
+
+// As write_scaled, with a shift added to the values; each half of sixteen has its own.
+template <int N>
+inline void write_shifted(const int8_t* codes, float scale, float first, float second, float* out) {
+    for (int i = 0; i < N; i += 16) {
+        const Bytes16 part = load_16(codes + i);
+        const Four weights[4] = {
+            scale * (floats_of<0>(part) + first), scale * (floats_of<1>(part) + first),
+            scale * (floats_of<2>(part) + second), scale * (floats_of<3>(part) + second)};
+        std::memcpy(out + i, weights, sizeof weights);
     }
 }
 
@@ -51,9 +72,10 @@ void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
             const uint8_t* indices = blocks + 2 + 8 * group;
             const std::uint32_t signs = load_word(indices + 4);
             const float scale = d * (0.5f + static_cast<float>(signs >> 28)) * 0.25f;
-            for (int i = 0; i < 4; ++i) {
-                write_signed<8>(grids.iq2_xxs + 8 * indices[i], scale, even_signs(signs >> (7 * i)),
-                                row + start + 32 * group + 8 * i);
+            for (int i = 0; i < 4; i += 2) {
+                write_signed(
+                    two_rows(grids.iq2_xxs + 8 * indices[i], grids.iq2_xxs + 8 * indices[i + 1]),
+                    two_even_masks(signs >> (7 * i)), scale, row + start + 32 * group + 8 * i);
             }
         }
     }
@@ -63,12 +85,15 @@ void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
 void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 74) {
         const float d = half_to_float(load_half(blocks));
-        for (int run = 0; run < 32; ++run) {
-            const int integer = (blocks[66 + run / 4] >> (run / 2 % 2 * 4)) & 15;
+        for (int sub = 0; sub < 16; ++sub) {
+            const int integer = (blocks[66 + sub / 2] >> (sub % 2 * 4)) & 15;
             const float scale = d * (0.5f + static_cast<float>(integer)) * 0.25f;
-            const std::uint32_t code = load_half(blocks + 2 + 2 * run);
-            write_signed<8>(grids.iq2_xs + 8 * (code & 511), scale, even_signs(code >> 9),
-                            row + start + 8 * run);
+            const int first = load_half(blocks + 2 + 4 * sub);
+            const int second = load_half(blocks + 4 + 4 * sub);
+            write_signed(two_rows(grids.iq2_xs + 8 * (first & 511),
+                                  grids.iq2_xs + 8 * (second & 511)),
+                         join(EVEN_MASKS.of[first >> 9], EVEN_MASKS.of[second >> 9]), scale,
+                         row + start + 16 * sub);
         }
     }
 }
@@ -77,12 +102,16 @@ void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
 void dequantize_iq2_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 82) {
         const float d = half_to_float(load_half(blocks));
-        for (int run = 0; run < 32; ++run) {
-            const int integer = (blocks[74 + run / 4] >> (run / 2 % 2 * 4)) & 15;
+        for (int sub = 0; sub < 16; ++sub) {
+            const int integer = (blocks[74 + sub / 2] >> (sub % 2 * 4)) & 15;
             const float scale = d * (0.5f + static_cast<float>(integer)) * 0.25f;
-            const int high = (blocks[66 + run / 4] >> (run % 4 * 2)) & 3;
-            write_signed<8>(grids.iq2_s + 8 * (blocks[2 + run] | (high << 8)), scale,
-                            blocks[34 + run], row + start + 8 * run);
+            const uint8_t* low = blocks + 2 + 2 * sub;
+            const uint8_t* signs = blocks + 34 + 2 * sub;
+            const int high = blocks[66 + sub / 2] >> (sub % 2 * 4);
+            const int first = low[0] | ((high & 3) << 8), second = low[1] | ((high & 12) << 6);
+            write_signed(two_rows(grids.iq2_s + 8 * first, grids.iq2_s + 8 * second),
+                         join(MASKS.of[signs[0]], MASKS.of[signs[1]]), scale,
+                         row + start + 16 * sub);
         }
     }
 }
@@ -94,10 +123,11 @@ void dequantize_iq3_xxs(const uint8_t* blocks, int64_t columns, float* row) {
         for (int group = 0; group < 8; ++group) {
             const std::uint32_t signs = load_word(blocks + 66 + 4 * group);
             const float scale = d * (0.5f + static_cast<float>(signs >> 28)) * 0.5f;
-            for (int i = 0; i < 8; ++i) {
-                const int8_t* grid = grids.iq3_xxs + 4 * blocks[2 + 8 * group + i];
-                write_signed<4>(grid, scale, even_signs(signs >> (i / 2 * 7)) >> (i % 2 * 4),
-                                row + start + 32 * group + 4 * i);
+            for (int i = 0; i < 4; i += 2) {
+                const uint8_t* indices = blocks + 2 + 8 * group + 2 * i;
+                write_signed(four_rows(grids.iq3_xxs, indices, 0),
+                             two_even_masks(signs >> (7 * i)), scale,
+                             row + start + 32 * group + 8 * i);
             }
         }
     }
@@ -107,12 +137,14 @@ void dequantize_iq3_xxs(const uint8_t* blocks, int64_t columns, float* row) {
 void dequantize_iq3_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 110) {
         const float d = half_to_float(load_half(blocks));
-        for (int run = 0; run < 64; ++run) {
-            const int integer = (blocks[106 + run / 16] >> (run / 8 % 2 * 4)) & 15;
+        for (int sub = 0; sub < 16; ++sub) {
+            const int integer = (blocks[106 + sub / 4] >> (sub / 2 % 2 * 4)) & 15;
             const float scale = d * static_cast<float>(1 + 2 * integer);
-            const int high = (blocks[66 + run / 8] >> (run % 8)) & 1;
-            write_signed<4>(grids.iq3_s + 4 * (blocks[2 + run] | (high << 8)), scale,
-                            blocks[74 + run / 2] >> (run % 2 * 4), row + start + 4 * run);
+            const int high = blocks[66 + sub / 2] >> (sub % 2 * 4);
+            const uint8_t* signs = blocks + 74 + 2 * sub;
+            write_signed(four_rows(grids.iq3_s, blocks + 2 + 4 * sub, high),
+                         join(MASKS.of[signs[0]], MASKS.of[signs[1]]), scale,
+                         row + start + 16 * sub);
         }
     }
 }
@@ -125,11 +157,15 @@ void dequantize_iq1_s(const uint8_t* blocks, int64_t columns, float* row) {
             const int high = load_half(blocks + 34 + 2 * group);
             const float scale = d * static_cast<float>(2 * ((high >> 12) & 7) + 1);
             const float shift = high & 0x8000 ? -IQ1_SHIFT : IQ1_SHIFT;
-            for (int i = 0; i < 4; ++i) {
-                const int index = blocks[2 + 4 * group + i] | (((high >> (3 * i)) & 7) << 8);
-                write_shifted(grids.iq1 + 8 * index, scale, shift,
-                              row + start + 32 * group + 8 * i);
+            int8_t codes[32];
+            for (int i = 0; i < 4; i += 2) {
+                const uint8_t* low = blocks + 2 + 4 * group + i;
+                const int first = low[0] | (((high >> (3 * i)) & 7) << 8);
+                const int second = low[1] | (((high >> (3 * i + 3)) & 7) << 8);
+                store_16(codes + 8 * i,
+                         join(load_8(grids.iq1 + 8 * first), load_8(grids.iq1 + 8 * second)));
             }
+            write_shifted<32>(codes, scale, shift, shift, row + start + 32 * group);
         }
     }
 }
@@ -144,12 +180,16 @@ void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
             half |= (words[i] >> 12) << (4 * i);
         }
         const float d = half_to_float(static_cast<std::uint16_t>(half));
-        for (int run = 0; run < 32; ++run) {
-            const int integer = (words[run / 8] >> (run / 2 % 4 * 3)) & 7;
+        for (int sub = 0; sub < 16; ++sub) {
+            const int integer = (words[sub / 4] >> (sub % 4 * 3)) & 7;
             const float scale = d * static_cast<float>(2 * integer + 1);
-            const int high = blocks[32 + run / 2] >> (run % 2 * 4);
-            write_shifted(grids.iq1 + 8 * (blocks[run] | ((high & 7) << 8)), scale,
-                          high & 8 ? -IQ1_SHIFT : IQ1_SHIFT, row + start + 8 * run);
+            const int low = blocks[32 + sub] & 15, high = blocks[32 + sub] >> 4;
+            int8_t codes[16];
+            store_16(codes, join(load_8(grids.iq1 + 8 * (blocks[2 * sub] | ((low & 7) << 8))),
+                                 load_8(grids.iq1 + 8 * (blocks[2 * sub + 1] | ((high & 7) << 8)))));
+            const float first = low & 8 ? -IQ1_SHIFT : IQ1_SHIFT;
+            const float second = high & 8 ? -IQ1_SHIFT : IQ1_SHIFT;
+            write_shifted<16>(codes, scale, first, second, row + start + 16 * sub);
         }
     }
 }

@@ -2,13 +2,10 @@
 
 #include "k_dequantize.h"
 
-#include "half.h"
+#include "expand.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
-
-using std::int64_t;
-using std::uint8_t;
 
 constexpr int SUPER = 256;
 
@@ -32,6 +29,18 @@ void unpack_q3_k_scales(const uint8_t* bytes, float* scales) {
     }
 }
 
+// Adds `value` to the codes of run i of 32 weights where bit i of the weight's byte is set.
+template <int RUN = 0>
+void add_bits(const uint8_t* bytes, uint8_t value, int8_t* codes) {
+    for (int i = 0; i < 32; i += 16) {
+        const Bytes16 added = bits_from<RUN>(load_16(bytes + i), 1) * value;
+        store_16(codes + 32 * RUN + i, load_16(codes + 32 * RUN + i) + added);
+    }
+    if constexpr (RUN < 7) {
+        add_bits<RUN + 1>(bytes, value, codes);
+    }
+}
+
 template <int BITS>
 void dequantize_line(const uint8_t* blocks, int64_t columns, float* row) {
     constexpr int LOW = BITS == 5 ? 48 : 16;  // d, dmin, integers, fifth bits if any, nibbles
@@ -40,19 +49,16 @@ void dequantize_line(const uint8_t* blocks, int64_t columns, float* row) {
         const float dmin = half_to_float(load_half(blocks + 2));
         float scales[8], offsets[8];
         unpack_integers(blocks + 4, scales, offsets);
+        int8_t codes[SUPER];
+        for (int pair = 0; pair < 4; ++pair) {
+            expand_nibbles<32>(blocks + LOW + 32 * pair, codes + 64 * pair);
+        }
+        if (BITS == 5) {
+            add_bits(blocks + 16, 16, codes);
+        }
         for (int sub = 0; sub < 8; ++sub) {
-            const uint8_t* low = blocks + LOW + sub / 2 * 32;
-            const uint8_t* high = blocks + 16;
-            const float scale = d * scales[sub];
-            const float offset = dmin * offsets[sub];
-            float* out = row + start + sub * 32;
-            for (int i = 0; i < 32; ++i) {
-                int code = (low[i] >> (sub % 2 * 4)) & 15;
-                if (BITS == 5) {
-                    code |= ((high[i] >> sub) & 1) << 4;
-                }
-                out[i] = scale * static_cast<float>(code) - offset;
-            }
+            write_line<32>(codes + 32 * sub, d * scales[sub], -(dmin * offsets[sub]),
+                           row + start + 32 * sub);
         }
     }
 }
@@ -67,58 +73,61 @@ void dequantize_q5_k(const uint8_t* blocks, int64_t columns, float* row) {
     dequantize_line<5>(blocks, columns, row);
 }
 
-// In Q2_K and Q3_K, 32 bytes hold two bits each of weights i, i + 32, i + 64 and i + 96.
 void dequantize_q2_k(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 84) {
         const float d = half_to_float(load_half(blocks + 80));
         const float dmin = half_to_float(load_half(blocks + 82));
+        int8_t codes[SUPER];
+        for (int half = 0; half < 2; ++half) {
+            expand_pairs(blocks + 16 + 32 * half, [&](int at, Bytes16 pairs) {
+                store_16(codes + 128 * half + at, pairs);
+            });
+        }
         for (int sub = 0; sub < 16; ++sub) {
-            const uint8_t* codes = blocks + 16 + sub / 8 * 32 + sub % 2 * 16;
-            const int shift = sub % 8 / 2 * 2;
             const float scale = d * static_cast<float>(blocks[sub] & 15);
             const float offset = dmin * static_cast<float>(blocks[sub] >> 4);
-            float* out = row + start + sub * 16;
-            for (int i = 0; i < 16; ++i) {
-                out[i] = scale * static_cast<float>((codes[i] >> shift) & 3) - offset;
-            }
+            write_line<16>(codes + 16 * sub, scale, -offset, row + start + 16 * sub);
         }
     }
 }
 
+// The third bit of weight j of 32-weight run i is bit i of byte j; where it is not set, 4 is
+// subtracted.
 void dequantize_q3_k(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 110) {
         const float d = half_to_float(load_half(blocks + 108));
         float scales[16];
         unpack_q3_k_scales(blocks + 96, scales);
+        int8_t codes[SUPER];
+        for (int half = 0; half < 2; ++half) {
+            expand_pairs(blocks + 32 + 32 * half, [&](int at, Bytes16 pairs) {
+                store_16(codes + 128 * half + at, pairs - 4);
+            });
+        }
+        add_bits(blocks, 4, codes);
         for (int sub = 0; sub < 16; ++sub) {
-            const uint8_t* codes = blocks + 32 + sub / 8 * 32 + sub % 2 * 16;
-            const uint8_t* high = blocks + sub % 2 * 16;
-            const int shift = sub % 8 / 2 * 2;
-            const float scale = d * scales[sub];
-            float* out = row + start + sub * 16;
-            for (int i = 0; i < 16; ++i) {
-                const int code = ((codes[i] >> shift) & 3) | (((high[i] >> (sub / 2)) & 1) << 2);
-                out[i] = scale * static_cast<float>(code - 4);
-            }
+            write_scaled<16>(codes + 16 * sub, d * scales[sub], row + start + 16 * sub);
         }
     }
+}
+
+// 64 bytes of low nibbles and 32 of upper pairs of bits to 128 codes -32..31.
+void expand_six_bits(const uint8_t* low, const uint8_t* high, int8_t* codes) {
+    expand_nibbles<64>(low, codes);
+    expand_pairs(high, [&](int at, Bytes16 pairs) {
+        store_16(codes + at, (load_16(codes + at) | (pairs * 16)) - 32);
+    });
 }
 
 void dequantize_q6_k(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 210) {
         const float d = half_to_float(load_half(blocks + 208));
+        int8_t codes[SUPER];
+        expand_six_bits(blocks, blocks + 128, codes);
+        expand_six_bits(blocks + 64, blocks + 160, codes + 128);
         for (int sub = 0; sub < 16; ++sub) {
-            const int part = sub % 8 / 2;  // which quarter of the 128 weights
-            const int at = sub % 2 * 16;
-            const uint8_t* low = blocks + sub / 8 * 64 + part % 2 * 32 + at;
-            const uint8_t* high = blocks + 128 + sub / 8 * 32 + at;
-            const float scale = d * static_cast<float>(static_cast<std::int8_t>(blocks[192 + sub]));
-            float* out = row + start + sub * 16;
-            for (int i = 0; i < 16; ++i) {
-                const int nibble = (low[i] >> (part / 2 * 4)) & 15;
-                const int code = nibble | (((high[i] >> (part * 2)) & 3) << 4);
-                out[i] = scale * static_cast<float>(code - 32);
-            }
+            const float scale = d * static_cast<float>(static_cast<int8_t>(blocks[192 + sub]));
+            write_scaled<16>(codes + 16 * sub, scale, row + start + 16 * sub);
         }
     }
 }

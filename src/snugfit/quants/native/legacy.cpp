@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "expand.h"
 #include "half.h"
 #include "kernels.h"
 #include "line_search.h"
@@ -65,18 +66,6 @@ void pack_fifth_bits(const uint8_t* codes, uint8_t* bytes) {
             byte |= (codes[8 * i + bit] >> 4) << bit;
         }
         bytes[i] = static_cast<uint8_t>(byte);
-    }
-}
-
-void unpack_codes(const uint8_t* nibbles, const uint8_t* fifth_bits, int* codes) {
-    for (int i = 0; i < BLOCK / 2; ++i) {
-        codes[i] = nibbles[i] & 15;
-        codes[i + BLOCK / 2] = nibbles[i] >> 4;
-    }
-    if (fifth_bits != nullptr) {
-        for (int i = 0; i < BLOCK; ++i) {
-            codes[i] |= ((fifth_bits[i / 8] >> (i % 8)) & 1) << 4;
-        }
     }
 }
 
@@ -151,15 +140,24 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
 template <int BITS, bool OFFSET>
 void dequantize(const uint8_t* blocks, int64_t columns, float* row) {
     using Bytes = Layout<BITS, OFFSET>;
-    const int zero = OFFSET ? 0 : 1 << (BITS - 1);
+    constexpr uint8_t ZERO = OFFSET ? 0 : 1 << (BITS - 1);
     for (int64_t i = 0; i < columns; i += BLOCK, blocks += Bytes::BYTES) {
         const float scale = half_to_float(load_half(blocks));
-        const float offset = OFFSET ? half_to_float(load_half(blocks + 2)) : 0.0f;
-        int codes[BLOCK];
-        unpack_codes(blocks + Bytes::LOW, BITS == 5 ? blocks + Bytes::HIGH : nullptr, codes);
-        for (int j = 0; j < BLOCK; ++j) {
-            const float product = scale * static_cast<float>(codes[j] - zero);
-            row[i + j] = OFFSET ? product + offset : product;
+        int8_t codes[BLOCK];
+        expand_nibbles<BLOCK / 2>(blocks + Bytes::LOW, codes);
+        for (int half = 0; half < BLOCK; half += 16) {
+            Bytes16 both = load_16(codes + half);
+            if (BITS == 5) {
+                const uint8_t* fifth = blocks + Bytes::HIGH + half / 8;
+                both |= join(MASKS.of[fifth[0]], MASKS.of[fifth[1]]) & 16;
+            }
+            store_16(codes + half, both - ZERO);
+        }
+        if constexpr (OFFSET) {
+            const float offset = half_to_float(load_half(blocks + 2));
+            write_line<BLOCK>(codes, scale, offset, row + i);
+        } else {
+            write_scaled<BLOCK>(codes, scale, row + i);
         }
     }
 }
@@ -189,9 +187,7 @@ void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blo
 void dequantize_q8_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t i = 0; i < columns; i += BLOCK, blocks += 34) {
         const float scale = half_to_float(load_half(blocks));
-        for (int j = 0; j < BLOCK; ++j) {
-            row[i + j] = scale * static_cast<float>(static_cast<std::int8_t>(blocks[2 + j]));
-        }
+        write_scaled<BLOCK>(reinterpret_cast<const int8_t*>(blocks + 2), scale, row + i);
     }
 }
 
