@@ -1,5 +1,6 @@
 // IQ4_NL and IQ4_XS: 4-bit codes that stand for sixteen unevenly spaced integers.
 
+#include "best_scale.h"
 #include "expand.h"
 #include "grids.h"
 #include "half.h"
@@ -80,6 +81,7 @@ constexpr float TARGETS[] = {-127.0f, -118.0f, -121.0f, -124.0f, -130.0f, -133.0
 
 struct ExtraSmall {
     static constexpr int SUB = BLOCK;
+    static constexpr Spread LOW_TARGETS{-150, -95}, HIGH_TARGETS{135, 85};
     static constexpr float LOWEST_SCALE = -32, HIGHEST_SCALE = 31;
     alignas(64) static constexpr float SCALE_TARGETS[16] = {
         -32.0f, -32.3f, -31.7f, -31.4f, -31.0f, -30.5f, -30.0f, -29.0f,
@@ -158,9 +160,74 @@ void quantize_iq4_xs(const float* row, const float* importance, int64_t columns,
                      });
 }
 
+// llama.cpp's costs without importance: the square of the value.
+template <int GROUP>
+void fill_best_costs(Loaded<BLOCK>& loaded, const float* importance, int groups) {
+    if (importance != nullptr) {
+        fill_costs<GROUP>(loaded, importance, groups);
+        return;
+    }
+    for (int i = 0; i < groups * GROUP; ++i) {
+        loaded.cost[i] = loaded.value[i] * loaded.value[i];
+    }
+}
+
+void write_iq4_nl(const float* values, const Table& table, float scale, uint8_t* block) {
+    const std::uint16_t half = half_from_float(scale);
+    store_half(block, half);
+    table.write_codes(values, half_to_float(half), block + 2);
+}
+
+Floats best_iq4_nl_scale(const Tile<BLOCK>& tile, int first, const Table& table) {
+    Trial best = scan_scales<true>(tile, first, ExtraSmall::LOW_TARGETS, 64, table);
+    keep_cheaper(best, scan_scales<true>(tile, first, ExtraSmall::HIGH_TARGETS, 48, table));
+    keep_cheaper(best, try_scale<true>(tile, first, Floats{}, inverse(best.scale), table));
+    return best.scale;
+}
+
+void quantize_best_iq4_nl(const float* row, const float* importance, int64_t columns,
+                          uint8_t* blocks) {
+    const Table table;
+    for_tiles<BLOCK, BLOCK>(
+        row, importance, columns, fill_best_costs<BLOCK>,
+        [&](const Loaded<BLOCK>& loaded, int count, int64_t first_block) {
+            alignas(64) float scale[SUBS];
+            for (int first = 0; first < SUBS; first += LANES) {
+                lanes(scale + first) = best_iq4_nl_scale(loaded.tile, first, table);
+            }
+            uint8_t* to = blocks + first_block * 18;
+            for (int i = 0; i < count; ++i) {
+                write_iq4_nl(loaded.value + i * BLOCK, table, scale[i], to + i * 18);
+            }
+            const float* costs = importance ? importance + first_block * BLOCK : nullptr;
+            keep_cheaper_blocks<BLOCK, 18>(loaded, costs, count, quantize_iq4_nl,
+                                           dequantize_iq4_nl, to);
+        });
+}
+
+void quantize_best_iq4_xs(const float* row, const float* importance, int64_t columns,
+                          uint8_t* blocks) {
+    const ExtraSmall shape;
+    for_tiles<BLOCK>(
+        row, importance, columns, fill_best_costs<SUPER>,
+        [&](const Loaded<BLOCK>& loaded, int supers, int64_t first_super) {
+            const StoredScales best = fit_best_scales(shape, loaded.tile);
+            uint8_t* to = blocks + first_super * 136;
+            for (int i = 0; i < supers; ++i) {
+                write_iq4_xs(loaded.value + i * SUPER, shape.table, best.scale + 8 * i,
+                             best.d[8 * i], to + i * 136);
+            }
+            const float* costs = importance ? importance + first_super * SUPER : nullptr;
+            keep_cheaper_blocks<SUPER, 136>(loaded, costs, supers, quantize_iq4_xs,
+                                            dequantize_iq4_xs, to);
+        });
+}
+
 const Kernel KERNELS[] = {
-    {"quantize_iq4_nl", "dequantize_iq4_nl", 32, 18, quantize_iq4_nl, dequantize_iq4_nl},
-    {"quantize_iq4_xs", "dequantize_iq4_xs", 256, 136, quantize_iq4_xs, dequantize_iq4_xs},
+    {"quantize_iq4_nl", "dequantize_iq4_nl", 32, 18, quantize_iq4_nl, dequantize_iq4_nl,
+     quantize_best_iq4_nl},
+    {"quantize_iq4_xs", "dequantize_iq4_xs", 256, 136, quantize_iq4_xs, dequantize_iq4_xs,
+     quantize_best_iq4_xs},
 };
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "best_scale.h"
 #include "k_dequantize.h"
 #include "kernels.h"
 #include "scale_search.h"
@@ -16,6 +17,7 @@ static_assert(SUPER / SUB == SUBS, "a tile is one super-block");
 // Shapes for scale_search.h. TARGETS are the codes that the extreme value of a sub-block may have.
 struct ThreeBits {
     static constexpr int SUB = 16;
+    static constexpr Spread LOW_TARGETS{-6, -2.5f}, HIGH_TARGETS{4.5f, 2};
     static constexpr float LOW = -4, HIGH = 3, LOWEST_SCALE = -32, HIGHEST_SCALE = 31;
     // Where costs are even, fewer starts find as good a scale.
     static constexpr float PLAIN_TARGETS[] = {-4.0f, -3.2f, -3.6f, -4.5f, 3.0f, 3.4f};
@@ -33,6 +35,7 @@ struct ThreeBits {
 };
 struct SixBits {
     static constexpr int SUB = 16;
+    static constexpr Spread LOW_TARGETS{-33.5f, -28}, HIGH_TARGETS{32.5f, 28};
     static constexpr float LOW = -32, HIGH = 31, LOWEST_SCALE = -128, HIGHEST_SCALE = 127;
     static constexpr float TARGETS[] = {-32.0f, -31.1f, -31.4f, -31.7f, -32.3f, -32.6f,
                                     -32.9f, -30.7f, 30.6f,  31.0f,  31.3f,  -33.4f};
@@ -132,11 +135,39 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                    });
 }
 
+// llama.cpp's costs: importance * sqrt(2 * mean square of the super-block + value^2) in Q3_K, the
+// importance itself in Q6_K; without importance the square of the value.
+template <typename Shape>
+void fill_best_costs(Loaded<SUB>& loaded, const float* importance, int supers) {
+    if (importance != nullptr) {
+        fill_costs<Shape>(loaded, importance, supers);
+        return;
+    }
+    for (int i = 0; i < SUPER; ++i) {
+        loaded.cost[i] = loaded.value[i] * loaded.value[i];
+    }
+}
+
+template <typename Shape, int BYTES, Pack PACK, Dequantize READ>
+void quantize_best(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
+    for_tiles<SUB>(row, importance, columns, fill_best_costs<Shape>,
+                   [&](const Loaded<SUB>& loaded, int, int64_t super) {
+                       const StoredScales best = fit_best_scales(Shape{}, loaded.tile);
+                       uint8_t codes[SUPER];
+                       uint8_t* block = blocks + super * BYTES;
+                       find_codes<Shape>(loaded.value, best.scale, best.d[0], codes);
+                       PACK(codes, best.scale, best.d[0], block);
+                       const float* costs = importance ? importance + super * SUPER : nullptr;
+                       keep_cheaper_blocks<SUPER, BYTES>(
+                           loaded, costs, 1, quantize<Shape, BYTES, PACK>, READ, block);
+                   });
+}
+
 const Kernel KERNELS[] = {
     {"quantize_q3_k", "dequantize_q3_k", 256, 110, quantize<ThreeBits, 110, pack_q3_k>,
-     dequantize_q3_k},
+     dequantize_q3_k, quantize_best<ThreeBits, 110, pack_q3_k, dequantize_q3_k>},
     {"quantize_q6_k", "dequantize_q6_k", 256, 210, quantize<SixBits, 210, pack_q6_k>,
-     dequantize_q6_k},
+     dequantize_q6_k, quantize_best<SixBits, 210, pack_q6_k, dequantize_q6_k>},
 };
 
 }  // namespace
