@@ -72,9 +72,11 @@ void pack_integers(const Runs& runs, uint8_t* bytes) {
     }
 }
 
+// The types. FACTORS change the first fit of a sub-block's scale to where the rows are searched.
 struct Xxs {
     static constexpr int SUB = 32, ROWS = 256, BYTES = 66;
     static constexpr bool EVEN_SIGNS = true;
+    static constexpr float FACTORS[] = {1.0f, 0.8f, 1.2f, 1.5f};
     static constexpr float MEAN_SQUARES = 1;
     static const std::int8_t* grid() { return grids.iq2_xxs; }
     static void pack(const Runs& runs, uint8_t* bytes) {
@@ -93,6 +95,7 @@ struct Xxs {
 struct Xs {
     static constexpr int SUB = 16, ROWS = 512, BYTES = 74;
     static constexpr bool EVEN_SIGNS = true;
+    static constexpr float FACTORS[] = {1.0f, 0.8f, 1.2f, 1.5f};
     static constexpr float MEAN_SQUARES = 1;
     static const std::int8_t* grid() { return grids.iq2_xs; }
     static void pack(const Runs& runs, uint8_t* bytes) {
@@ -107,6 +110,7 @@ struct Xs {
 struct S {
     static constexpr int SUB = 16, ROWS = 1024, BYTES = 82;
     static constexpr bool EVEN_SIGNS = false;
+    static constexpr float FACTORS[] = {1.0f, 0.75f, 1.3f};
     static constexpr float MEAN_SQUARES = 2;
     static const std::int8_t* grid() { return grids.iq2_s; }
     static void pack(const Runs& runs, uint8_t* bytes) {
@@ -169,16 +173,16 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                  [&](Loaded<N>& loaded, int count, int64_t start) {
                      alignas(64) Flips<N> flips;
                      take_magnitudes(loaded.tile, flips);
-                     alignas(64) float scales[SUBS];
+                     SubFit alone;
                      for (int sub = 0; sub < SUBS; sub += LANES) {
-                         lanes(scales + sub) =
-                             fit_coarse_scale(loaded.tile, sub, LEVEL_TARGETS, NearestLevel{}, 2);
+                         lanes(alone.scale + sub) =
+                             fit_coarse_scale(loaded.tile, sub, LEVEL_TARGETS, NearestLevel{}, 1);
                      }
                      if (Type::EVEN_SIGNS) {
-                         flip_odd_runs(loaded.tile, scales, flips);
+                         flip_odd_runs(loaded.tile, alone.scale, flips);
                      }
                      RowFit<N> fit{};
-                     fit_rows(grid, loaded.tile, scales, fit);
+                     fit_rows(grid, loaded.tile, Type::FACTORS, alone, fit);
                      for (int i = 0; i < count; ++i) {
                          pack_block<Type>(grid, loaded.value + i * SUPER, i * (SUPER / N), fit,
                                           flips, blocks + (start + i) * Type::BYTES);

@@ -2,8 +2,8 @@
 // super-block's step is d / 8 and a sub-block's multiple is an odd integer.
 //
 // The search fits every sub-block alone: first with the nearest levels, whether the grid has them
-// or not, then with the nearest rows. The step comes from those scales, and is fitted again to the
-// rows that are nearest under it. A weight of N / 8 runs is its sub-block's weight 8 * run + i.
+// or not, then with the nearest rows under a few scales around. The step comes from those scales;
+// rows are then chosen under its multiples, and the step is fitted again to them.
 #pragma once
 
 #include "level_grid.h"
@@ -15,8 +15,7 @@ constexpr float LEVELS[3] = {8, 25, 43};
 constexpr float HIGHEST_MULTIPLE = 31;
 
 // What the largest magnitude of a sub-block may be, in units of its scale.
-constexpr float LEVEL_TARGETS[] = {43.0f, 36.0f, 39.0f, 47.0f, 51.0f,
-                                   56.0f, 62.0f, 70.0f, 80.0f, 95.0f};
+constexpr float LEVEL_TARGETS[] = {43.0f, 36.0f, 51.0f, 62.0f, 80.0f};
 // What the largest scale of a super-block may be, in units of its step.
 alignas(64) constexpr float STEP_TARGETS[16] = {31.0f, 31.6f, 30.4f, 29.8f, 29.2f, 28.6f,
                                                 28.0f, 27.4f, 26.7f, 26.0f, 25.0f, 24.0f,
@@ -31,7 +30,6 @@ struct RowFit {
     alignas(64) std::int32_t pattern[N / RUN][SUBS];
 
     void take(const RowFit& other, int sub) {
-        step[sub] = other.step[sub];
         multiple[sub] = other.multiple[sub];
         cost[sub] = other.cost[sub];
         level_level[sub] = other.level_level[sub];
@@ -40,6 +38,11 @@ struct RowFit {
             pattern[run][sub] = other.pattern[run][sub];
         }
     }
+};
+
+// The scales of sub-blocks alone, and what squares of their changes cost.
+struct SubFit {
+    alignas(64) float scale[SUBS], weight[SUBS];
 };
 
 struct NearestLevel {
@@ -126,30 +129,61 @@ inline float best_odd_step(const float* scales, const float* weights, int count)
     return steps[best];
 }
 
-// Tries `changes` of the odd integers next to each scale under the super-block's step.
-template <int N>
-void choose_multiples(const LevelGrid& grid, const Tile<N>& tile, const float* scales, int changes,
-                      RowFit<N>& fit) {
-    RowFit<N> trial = fit;
-    for (int change = 0; change < changes; ++change) {
-        alignas(64) float scale[SUBS];
-        for (int sub = 0; sub < SUBS; sub += LANES) {
-            const Floats step = lanes(fit.step + sub);
-            const Floats multiple = odd_multiple(lanes(scales + sub) * inverse(step));
-            lanes(trial.multiple + sub) =
-                clamp(multiple + 2.0f * NEARBY[change], 1, HIGHEST_MULTIPLE);
-            lanes(scale + sub) = lanes(trial.multiple + sub) * step;
-        }
-        choose_rows(grid, tile, scale, trial);
+// Fits the scale of each sub-block alone. Each factor changes the scales where the search starts.
+template <int N, int FACTORS>
+void fit_alone(const LevelGrid& grid, const Tile<N>& tile, const float (&factors)[FACTORS],
+               RowFit<N>& fit, SubFit& alone) {
+    alignas(64) float start[SUBS], scale[SUBS], gain[SUBS] = {};
+    for (int sub = 0; sub < SUBS; ++sub) {
+        start[sub] = alone.scale[sub];
+        alone.scale[sub] = alone.weight[sub] = 0;
+    }
+    for (float factor : factors) {
         for (int sub = 0; sub < SUBS; ++sub) {
-            if (change == 0 || trial.cost[sub] < fit.cost[sub]) {
-                fit.take(trial, sub);
-            }
+            scale[sub] = factor * start[sub];
+        }
+        choose_rows(grid, tile, scale, fit);
+        for (int sub = 0; sub < SUBS; sub += LANES) {
+            const Floats value_level = lanes(fit.value_level + sub);
+            const Floats fitted = divide(value_level, lanes(fit.level_level + sub));
+            const Floats saved = fitted * value_level;  // against storing zeros
+            const auto better = (saved > lanes(gain + sub)) & (fitted > Floats{});
+            const auto keep = [&](float* kept, Floats value) {
+                lanes(kept + sub) = better ? value : lanes(kept + sub);
+            };
+            keep(gain, saved);
+            keep(alone.scale, fitted);
+            keep(alone.weight, lanes(fit.level_level + sub));
         }
     }
 }
 
-// Fits the step of a super-block to the rows of its sub-blocks `first` to `end`.
+// Chooses between the two odd integers next to each scale under the super-block's step.
+template <int N>
+void choose_multiples(const LevelGrid& grid, const Tile<N>& tile, const SubFit& alone,
+                      RowFit<N>& fit) {
+    RowFit<N> other = fit;
+    alignas(64) float scale[SUBS], other_scale[SUBS];
+    for (int sub = 0; sub < SUBS; sub += LANES) {
+        const Floats step = lanes(fit.step + sub);
+        const Floats exact = lanes(alone.scale + sub) * inverse(step);
+        const Floats multiple = odd_multiple(exact);
+        const Floats next = multiple + (exact > multiple ? splat(2) : splat(-2));
+        lanes(fit.multiple + sub) = multiple;
+        lanes(other.multiple + sub) = clamp(next, 1, HIGHEST_MULTIPLE);
+        lanes(scale + sub) = multiple * step;
+        lanes(other_scale + sub) = lanes(other.multiple + sub) * step;
+    }
+    choose_rows(grid, tile, scale, fit);
+    choose_rows(grid, tile, other_scale, other);
+    for (int sub = 0; sub < SUBS; ++sub) {
+        if (other.cost[sub] < fit.cost[sub]) {
+            fit.take(other, sub);
+        }
+    }
+}
+
+// Returns the step that fits the rows of sub-blocks `first` to `end`, under their multiples.
 template <int N>
 float refit_step(const RowFit<N>& fit, int first, int end) {
     double square = 0, product = 0;
@@ -161,45 +195,20 @@ float refit_step(const RowFit<N>& fit, int first, int end) {
     return product > 0 ? round_step(static_cast<float>(product / square)) : fit.step[first];
 }
 
-// Refits the step of each super-block and keeps what came out cheaper.
-template <int N>
-void improve_steps(const LevelGrid& grid, const Tile<N>& tile, const float* scales,
-                   RowFit<N>& fit) {
+// Finds the step, the multiples and the rows of a tile of magnitudes, from first scales.
+template <int N, int FACTORS>
+void fit_rows(const LevelGrid& grid, const Tile<N>& tile, const float (&factors)[FACTORS],
+              SubFit& alone, RowFit<N>& fit) {
     constexpr int COUNT = SUPER / N;
-    RowFit<N> other = fit;
-    for (int i = 0; i < SUBS; ++i) {
-        const int first = i / COUNT * COUNT;
-        other.step[i] = i > first ? other.step[first] : refit_step(fit, first, first + COUNT);
-    }
-    choose_multiples(grid, tile, scales, 3, other);
-    for (int first = 0; first < SUBS; first += COUNT) {
-        float before = 0, after = 0;
-        for (int i = first; i < first + COUNT; ++i) {
-            before += fit.cost[i];
-            after += other.cost[i];
-        }
-        for (int i = first; after < before && i < first + COUNT; ++i) {
-            fit.take(other, i);
-        }
-    }
-}
-
-// Finds the step, the multiples and the rows of a tile of magnitudes. `scales` are first fits of
-// its sub-blocks, and get better.
-template <int N>
-void fit_rows(const LevelGrid& grid, const Tile<N>& tile, float* scales, RowFit<N>& fit) {
-    constexpr int COUNT = SUPER / N;
-    choose_rows(grid, tile, scales, fit);
-    for (int sub = 0; sub < SUBS; sub += LANES) {
-        const Floats fitted = divide(lanes(fit.value_level + sub), lanes(fit.level_level + sub));
-        lanes(scales + sub) = larger(fitted, Floats{});
-    }
+    fit_alone(grid, tile, factors, fit, alone);
     for (int i = 0; i < SUBS; ++i) {
         fit.step[i] = i % COUNT > 0 ? fit.step[i - 1]
-                                    : best_odd_step(scales + i, fit.level_level + i, COUNT);
+                                    : best_odd_step(alone.scale + i, alone.weight + i, COUNT);
     }
-    choose_multiples(grid, tile, scales, 1, fit);
-    improve_steps(grid, tile, scales, fit);
+    choose_multiples(grid, tile, alone, fit);
+    for (int i = 0; i < SUBS; ++i) {
+        fit.step[i] = i % COUNT > 0 ? fit.step[i - 1] : refit_step(fit, i, i + COUNT);
+    }
 }
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

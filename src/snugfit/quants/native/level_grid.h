@@ -7,7 +7,6 @@
 // their minima are found once. A vector holds one number of each of LANES runs.
 #pragma once
 
-#include <bitset>
 #include <cstdint>
 
 #include "search.h"
@@ -23,6 +22,7 @@ inline Ints smaller(Ints a, Ints b) { return a < b ? a : b; }
 constexpr int RUN = 8;      // weights of a row
 constexpr int HALVES = 81;  // 3^4
 constexpr int PATTERNS = HALVES * HALVES;
+constexpr int MOST_ROWS = 2048;
 constexpr int MOST_SHARED = 80;
 
 // Levels of a row are the digits 0..2 of its pattern, a number in base three, the first the last.
@@ -33,12 +33,11 @@ struct LevelGrid {
     std::uint8_t left[MOST_SHARED], right[MOST_SHARED];
     // The minima that each first half needs: nodes start[half] to start[half + 1].
     std::uint16_t start[HALVES + 1];
-    std::uint8_t node[2048];
+    std::uint8_t node[MOST_ROWS];
     std::uint16_t row[PATTERNS];
 
     LevelGrid(const std::int8_t* grid, int rows, const float (&levels)[3]) {
-        using FirstHalves = std::bitset<HALVES>;
-        FirstHalves needed[HALVES + MOST_SHARED];  // by which first halves, of each node
+        Needed needed{};
         for (int i = 0; i < rows; ++i) {
             int pattern = 0;
             for (int weight = RUN - 1; weight >= 0; --weight) {
@@ -46,7 +45,7 @@ struct LevelGrid {
                 pattern = 3 * pattern + (level == levels[1]) + 2 * (level == levels[2]);
             }
             row[pattern] = static_cast<std::uint16_t>(i);
-            needed[pattern / HALVES][pattern % HALVES] = true;
+            needed[pattern / HALVES][pattern % HALVES] = 1;
         }
         share(needed);
         int count = 0;
@@ -62,14 +61,20 @@ struct LevelGrid {
     }
 
 private:
+    // Which first halves need which node: 0 or 1.
+    using Needed = std::uint8_t[HALVES + MOST_SHARED][HALVES];
+
     // Again and again takes the two nodes that most first halves need together for a new one.
-    void share(std::bitset<HALVES> (&needed)[HALVES + MOST_SHARED]) {
+    void share(Needed& needed) {
         for (shared = 0; shared < MOST_SHARED; ++shared) {
             const int nodes = HALVES + shared;
-            std::size_t most = 2;  // fewer are not worth storing
+            int most = 2;  // fewer are not worth storing
             for (int a = 0; a < nodes; ++a) {
                 for (int b = 0; b < a; ++b) {
-                    const std::size_t count = (needed[a] & needed[b]).count();
+                    int count = 0;
+                    for (int half = 0; half < HALVES; ++half) {
+                        count += needed[a][half] & needed[b][half];
+                    }
                     if (count > most) {
                         most = count;
                         left[shared] = static_cast<std::uint8_t>(a);
@@ -80,10 +85,13 @@ private:
             if (most == 2) {
                 return;
             }
-            std::bitset<HALVES>&a = needed[left[shared]], &b = needed[right[shared]];
-            needed[nodes] = a & b;
-            a &= ~needed[nodes];
-            b &= ~needed[nodes];
+            for (int half = 0; half < HALVES; ++half) {
+                std::uint8_t &a = needed[left[shared]][half], &b = needed[right[shared]][half];
+                const std::uint8_t both = a & b;
+                needed[nodes][half] = both;
+                a ^= both;
+                b ^= both;
+            }
         }
     }
 };
@@ -146,9 +154,10 @@ inline void cost_halves(const float* value, const float* cost, Floats scale,
 inline void cheapest_patterns(const LevelGrid& grid, HalvesCosts& costs, std::int32_t* patterns) {
     constexpr int VECTORS = RUNS / LANES < 4 ? RUNS / LANES : 4;  // what registers hold
     for (int i = 0; i < grid.shared; ++i) {
+        const std::int32_t* left = costs.second[grid.left[i]];
+        const std::int32_t* right = costs.second[grid.right[i]];
         for (int run = 0; run < RUNS; run += LANES) {
-            ints(costs.second[HALVES + i] + run) = smaller(
-                ints(costs.second[grid.left[i]] + run), ints(costs.second[grid.right[i]] + run));
+            ints(costs.second[HALVES + i] + run) = smaller(ints(left + run), ints(right + run));
         }
     }
     for (int run = 0; run < RUNS; run += VECTORS * LANES) {
