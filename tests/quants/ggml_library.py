@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 
 from snugfit.quants.types import TYPES
 
+# ggml ends the process; all columns then count alike.
+REFUSED_WITHOUT_IMPORTANCE = ("IQ2_XXS", "IQ2_XS")
+
 
 class _TypeTraits(ctypes.Structure):
     _fields_ = (
@@ -53,6 +56,8 @@ def quantize(
 ) -> NDArray[np.uint8]:
     """Return ggml's own blocks of float32 [n_rows, n_columns]."""
     rows = np.ascontiguousarray(rows, np.float32)
+    if importance is None and type_name in REFUSED_WITHOUT_IMPORTANCE:
+        importance = np.ones(rows.shape[1], np.float32)
     n_rows, n_columns = rows.shape
     blocks = np.zeros((n_rows, TYPES[type_name].row_bytes(n_columns)), np.uint8)
     written = library().ggml_quantize_chunk(

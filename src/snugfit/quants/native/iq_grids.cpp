@@ -2,6 +2,8 @@
 
 #include "expand.h"
 #include "grids.h"
+#include "half.h"
+#include "iq2.h"
 #include "kernels.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
@@ -195,9 +197,9 @@ void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_iq2_xxs", "dequantize_iq2_xxs", 256, 66, nullptr, dequantize_iq2_xxs},
-    {"quantize_iq2_xs", "dequantize_iq2_xs", 256, 74, nullptr, dequantize_iq2_xs},
-    {"quantize_iq2_s", "dequantize_iq2_s", 256, 82, nullptr, dequantize_iq2_s},
+    {"quantize_iq2_xxs", "dequantize_iq2_xxs", 256, 66, quantize_iq2_xxs, dequantize_iq2_xxs},
+    {"quantize_iq2_xs", "dequantize_iq2_xs", 256, 74, quantize_iq2_xs, dequantize_iq2_xs},
+    {"quantize_iq2_s", "dequantize_iq2_s", 256, 82, quantize_iq2_s, dequantize_iq2_s},
     {"quantize_iq3_xxs", "dequantize_iq3_xxs", 256, 98, nullptr, dequantize_iq3_xxs},
     {"quantize_iq3_s", "dequantize_iq3_s", 256, 110, nullptr, dequantize_iq3_s},
     {"quantize_iq1_s", "dequantize_iq1_s", 256, 50, nullptr, dequantize_iq1_s},
