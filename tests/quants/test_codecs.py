@@ -84,13 +84,15 @@ def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[n
     if type_name in ("Q3_K", "IQ4_NL", "IQ4_XS") and importance is None:
         # ggml counts x * x alone, which leaves small weights to chance; we count both.
         return x * x + 0.6 * mean_square(32 if type_name == "IQ4_NL" else 256)
+    if type_name.startswith("IQ3") and importance is None:
+        return x * x
     if type_name == "IQ4_NL":
         return importance * np.sqrt(2 * mean_square(32) + x * x)
     if type_name == "Q2_K":
         if importance is None:
             return np.abs(x)
         return importance * np.sqrt(mean_square(256) + x * x)
-    if type_name in ("Q3_K", "Q4_K", "Q5_K", "IQ4_XS"):
+    if type_name in ("Q3_K", "Q4_K", "Q5_K", "IQ3_XXS", "IQ3_S", "IQ4_XS"):
         if importance is None:
             return np.sqrt(mean_square(32)) + np.abs(x)
         return importance * np.sqrt(2 * mean_square(256) + x * x)

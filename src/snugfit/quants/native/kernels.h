@@ -32,6 +32,7 @@ struct Family {
 #define SNUGFIT_DECLARE_FAMILIES(instruction_set)                                          \
     namespace instruction_set {                                                            \
     extern const Family PLAIN, LEGACY, K_LINE, K_SCALE, IQ_GRIDS, IQ4, FP4, TERNARY, BITS; \
+    extern const Family IQ3;                                                               \
     bool all_finite(const float* values, std::int64_t count);                              \
     }
 

@@ -45,7 +45,8 @@ struct InstructionSet {
 #define SNUGFIT_FAMILIES(set)                                             \
     {snugfit::set::PLAIN,   snugfit::set::LEGACY,   snugfit::set::K_LINE, \
      snugfit::set::K_SCALE, snugfit::set::IQ_GRIDS, snugfit::set::IQ4,    \
-     snugfit::set::FP4,     snugfit::set::TERNARY,  snugfit::set::BITS}
+     snugfit::set::FP4,     snugfit::set::TERNARY,  snugfit::set::BITS,   \
+     snugfit::set::IQ3}
 
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> sets = {
