@@ -26,33 +26,44 @@ inline Integers integers(const int* first) { return *reinterpret_cast<const Inte
 inline Integers splat(int value) { return value + Integers{}; }
 inline Integers smaller(Integers a, Integers b) { return a < b ? a : b; }
 
-// A grid's rows, ordered by their first pair.
+// A grid's rows, ordered by their first pair. First pairs with as many rows follow each other, since
+// loops of ever changing lengths would be mispredicted.
 template <int ROWS>
 struct PairedGrid {
-    std::uint16_t start[PAIRS + 1] = {};  // where the rows of each first pair begin
+    int pairs = 0;
+    uint8_t first[PAIRS] = {};
+    std::uint16_t end[PAIRS] = {};  // of the rows of each of these
     uint8_t second[ROWS] = {};
     std::uint16_t row_of[CODES] = {};
 
     // unit: what the grid's numbers, which are odd, are multiplied by.
     PairedGrid(const std::int8_t* grid, int unit) {
         bool known[CODES] = {};
+        uint8_t seconds[PAIRS][PAIRS], counts[PAIRS] = {};
         for (int row = 0; row < ROWS; ++row) {
             int code = 0;
             for (int i = 0; i < RUN; ++i) {
                 const int level = (grid[row * RUN + i] / unit - 1) / 2;
-                code |= level << (i * LEVEL_BITS);
+                code |= (level & (LEVELS - 1)) << (i * LEVEL_BITS);
+            }
+            if (!known[code]) {
+                const int pair = code % PAIRS;
+                seconds[pair][counts[pair]++] = static_cast<uint8_t>(code / PAIRS);
+                row_of[code] = static_cast<std::uint16_t>(row);
             }
             known[code] = true;
-            row_of[code] = static_cast<std::uint16_t>(row);
         }
-        int count = 0;
-        for (int first = 0; first < PAIRS; ++first) {
-            for (int other = 0; other < PAIRS; ++other) {
-                if (known[first + PAIRS * other]) {
-                    second[count++] = static_cast<uint8_t>(other);
+        int rows = 0;
+        for (int count = 1; count <= PAIRS; ++count) {
+            for (int pair = 0; pair < PAIRS; ++pair) {
+                if (counts[pair] != count) {
+                    continue;
                 }
+                std::memcpy(second + rows, seconds[pair], static_cast<std::size_t>(count));
+                rows += count;
+                first[pairs] = static_cast<uint8_t>(pair);
+                end[pairs++] = static_cast<std::uint16_t>(rows);
             }
-            start[first + 1] = static_cast<std::uint16_t>(count);
         }
     }
 };
@@ -115,20 +126,17 @@ void find_rows(const PairedGrid<ROWS>& grid, const PairCosts& costs, int* codes)
         for (Integers& cost : best) {
             cost = splat(0x7fffffff);
         }
-        for (int first = 0; first < PAIRS; ++first) {
-            const int start = grid.start[first], end = grid.start[first + 1];
-            if (start == end) {
-                continue;
-            }
+        for (int i = 0, row = 0; i < grid.pairs; ++i) {
             for (Integers& cost : least) {
                 cost = splat(0x7fffffff);
             }
-            for (int i = start; i < end; ++i) {
-                const int* cost = costs.second[grid.second[i]] + run;
+            for (; row < grid.end[i]; ++row) {
+                const int* cost = costs.second[grid.second[row]] + run;
                 for (int v = 0; v < VECTORS; ++v) {
                     least[v] = smaller(integers(cost + v * LANES), least[v]);
                 }
             }
+            const int first = grid.first[i];
             for (int v = 0; v < VECTORS; ++v) {
                 const int column = run + v * LANES;
                 const Integers pair = integers(costs.first[0][first % LEVELS] + column) +
