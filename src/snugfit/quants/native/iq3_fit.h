@@ -24,20 +24,21 @@ constexpr int GROUPS = SUB / GROUP;
 constexpr float HIGHEST_LEVEL = 15, HIGHEST_SCALE = 31;
 
 // The scales that are looked at, around the fitted one. Rows are searched under the most promising.
-constexpr int CANDIDATES = 5;
-constexpr float AROUND[CANDIDATES] = {0, -2, 2, -4, 4};
+constexpr int CANDIDATES = 7;
+constexpr float AROUND[CANDIDATES] = {0, -2, 2, -4, 4, -6, 6};
+// What it costs, in units of scale^2, that not all levels meet in the grid.
+constexpr float GRID_COST = 0.2f;
 
-// GRID_UNIT: what the grid's numbers are multiples of. GRID_COST: what it costs, in units of
-// scale^2, that few levels meet in the grid. SEARCHES: of rows, each under another scale.
+// GRID_UNIT: what the grid's numbers are multiples of. SEARCHES: of rows, under one scale each.
 struct ExtraExtraSmall {
-    static constexpr int ROWS = 256, GRID_UNIT = 4, BYTES = 98, SEARCHES = 4;
-    static constexpr float LAST_LEVEL = 15.5f, GRID_COST = 0.4f;
+    static constexpr int ROWS = 256, GRID_UNIT = 4, BYTES = 98, SEARCHES = 5;
+    static constexpr float LAST_LEVEL = 15.5f;
     static constexpr bool EVEN_SIGNS = true;
     static const int8_t* grid() { return grids.iq3_xxs; }
 };
 struct Small {
     static constexpr int ROWS = 512, GRID_UNIT = 1, BYTES = 110, SEARCHES = 3;
-    static constexpr float LAST_LEVEL = 15, GRID_COST = 0.2f;
+    static constexpr float LAST_LEVEL = 15;
     static constexpr bool EVEN_SIGNS = false;
     static const int8_t* grid() { return grids.iq3_s; }
 };
@@ -221,10 +222,9 @@ inline void relate_costs(Fit& fit, int first) {
 }
 
 // What the sub-blocks would cost under a scale about.
-template <typename Shape>
-Floats estimate(const Fit& fit, int first, Floats scale) {
+inline Floats estimate(const Fit& fit, int first, Floats scale) {
     const Floats unit = inverse(scale);
-    Floats cost = Shape::GRID_COST * lanes(fit.cost_sum + first) * scale * scale;
+    Floats cost = GRID_COST * lanes(fit.cost_sum + first) * scale * scale;
     for (int i = 0; i < SUB; ++i) {
         const Floats value = lanes(&fit.tile.value[i][first]);
         const Floats error = scale * OddIntegers{HIGHEST_LEVEL}(value * unit) - value;
@@ -234,15 +234,14 @@ Floats estimate(const Fit& fit, int first, Floats scale) {
 }
 
 // Writes the scales around the fitted one, the most promising first.
-template <typename Shape>
-void rank_scales(const Fit& fit, int first, float (*ranked)[SUBS]) {
+inline void rank_scales(const Fit& fit, int first, float (*ranked)[SUBS]) {
     const Floats d = lanes(fit.d + first);
     const Floats exact = lanes(fit.alone + first) * inverse(d);
-    const Floats middle = clamp(OddIntegers{HIGHEST_SCALE}(exact), 5.0f, HIGHEST_SCALE - 4.0f);
+    const Floats middle = clamp(OddIntegers{HIGHEST_SCALE}(exact), 7.0f, HIGHEST_SCALE - 6.0f);
     Floats costs[CANDIDATES];
     for (int i = 0; i < CANDIDATES; ++i) {
         Floats scale = middle + AROUND[i];
-        Floats cost = estimate<Shape>(fit, first, scale * d);
+        Floats cost = estimate(fit, first, scale * d);
         for (int j = 0; j < i; ++j) {
             const Floats other = lanes(&ranked[j][first]), other_cost = costs[j];
             const auto cheaper = cost < other_cost;
@@ -275,7 +274,7 @@ template <typename Shape>
 void choose_scales(Fit& fit) {
     alignas(64) float ranked[CANDIDATES][SUBS];
     for (int first = 0; first < SUBS; first += LANES) {
-        rank_scales<Shape>(fit, first, ranked);
+        rank_scales(fit, first, ranked);
         lanes(fit.choice.cost + first) = splat(3.4e38f);
     }
     for (int search = 0; search < Shape::SEARCHES; ++search) {
@@ -288,31 +287,34 @@ void choose_scales(Fit& fit) {
     }
 }
 
-// The levels that the largest weight of a sub-block may have, and the scales that the largest one
-// of a super-block may have: the last one of each, and about it.
+// The levels that the largest weight of a sub-block may have: the last one, and about it.
 constexpr float LEVEL_TARGETS[] = {15.0f, 13.0f, 17.0f, 14.0f, 16.0f, 18.0f, 20.0f, 11.0f};
-alignas(64) constexpr float SCALE_TARGETS[16] = {31.0f, 31.5f, 30.5f, 30.0f, 29.5f, 29.0f,
-                                                 28.5f, 28.0f, 27.0f, 26.0f, 25.0f, 24.0f,
-                                                 32.0f, 32.5f, 33.0f, 34.0f};
+// What the largest scale of a super-block may be: less than 31, as rows may ask for a larger one.
+alignas(64) constexpr float SCALE_TARGETS[16] = {25.0f, 25.5f, 26.0f, 26.5f, 24.7f, 24.5f,
+                                                 24.3f, 24.0f, 23.5f, 23.0f, 22.5f, 22.0f,
+                                                 21.5f, 21.0f, 20.5f, 20.0f};
 
 // Fits the scale of each sub-block alone: as if all levels could meet or, where the weights differ
 // too little for that, as their mean, so that all have the first level.
 template <typename Shape>
 void fit_alone(Fit& fit, int first) {
+    const Floats scale =
+        fit_coarse_scale(fit.tile, first, LEVEL_TARGETS, OddIntegers{HIGHEST_LEVEL}, 1);
+    if (Shape::EVEN_SIGNS) {
+        make_signs_even(fit, first);
+    }
     Floats cost_sum{}, value_sum{}, flat_cost{};
     for (int i = 0; i < SUB; ++i) {
         cost_sum += lanes(&fit.tile.cost[i][first]);
         value_sum += lanes(&fit.tile.cost[i][first]) * lanes(&fit.tile.value[i][first]);
     }
-    const Floats mean = divide(value_sum, cost_sum);
+    const Floats mean = larger(divide(value_sum, cost_sum), Floats{});
     for (int i = 0; i < SUB; ++i) {
         const Floats error = lanes(&fit.tile.value[i][first]) - mean;
         flat_cost += lanes(&fit.tile.cost[i][first]) * error * error;
     }
-    const Floats scale =
-        fit_coarse_scale(fit.tile, first, LEVEL_TARGETS, OddIntegers{HIGHEST_LEVEL}, 1);
     lanes(fit.cost_sum + first) = cost_sum;
-    lanes(fit.alone + first) = flat_cost < estimate<Shape>(fit, first, scale) ? mean : scale;
+    lanes(fit.alone + first) = flat_cost < estimate(fit, first, scale) ? mean : scale;
 }
 
 template <typename Shape>
@@ -380,9 +382,6 @@ void fit_tile(Fit& fit) {
         relate_costs(fit, first);
     }
     start_scales<Shape>(fit);
-    for (int first = 0; first < SUBS && Shape::EVEN_SIGNS; first += LANES) {
-        make_signs_even(fit, first);
-    }
     choose_scales<Shape>(fit);
     for (int first = 0; first < SUBS && Shape::EVEN_SIGNS; first += LANES) {
         turn_cheaper_ones<Shape>(fit, first);

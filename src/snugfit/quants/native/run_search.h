@@ -26,8 +26,8 @@ inline Integers integers(const int* first) { return *reinterpret_cast<const Inte
 inline Integers splat(int value) { return value + Integers{}; }
 inline Integers smaller(Integers a, Integers b) { return a < b ? a : b; }
 
-// A grid's rows, ordered by their first pair. First pairs with as many rows follow each other, since
-// loops of ever changing lengths would be mispredicted.
+// A grid's rows, ordered by their first pair. First pairs with equally many rows follow each other,
+// since loops of ever changing lengths would be mispredicted.
 template <int ROWS>
 struct PairedGrid {
     int pairs = 0;
