@@ -85,6 +85,8 @@ def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[n
     if type_name in ("Q3_K", "IQ4_NL", "IQ4_XS") and importance is None:
         # ggml counts x * x alone, which leaves small weights to chance; we count both.
         return x * x + 0.6 * mean_square(32 if type_name == "IQ4_NL" else 256)
+    if type_name.startswith("IQ3") and importance is None:
+        return x * x
     if type_name == "IQ4_NL":
         return importance * np.sqrt(2 * mean_square(32) + x * x)
     if type_name == "Q2_K" and importance is None:
@@ -96,7 +98,11 @@ def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[n
         if importance is None:
             return 0.5 * mean_square(256) + x * x
         return importance * np.sqrt(2 * mean_square(256) + x * x)
-    if type_name in ("Q3_K", "Q4_K", "Q5_K", "IQ4_XS"):
+    if type_name == "IQ1_M" and importance is None:
+        return x * x
+    if type_name == "IQ1_S" and importance is None:  # which ggml refuses; we take ones
+        return np.sqrt(2 * mean_square(256) + x * x)
+    if type_name in ("Q3_K", "Q4_K", "Q5_K", "IQ1_S", "IQ1_M", "IQ3_XXS", "IQ3_S", "IQ4_XS"):
         if importance is None:
             return np.sqrt(mean_square(32)) + np.abs(x)
         return importance * np.sqrt(2 * mean_square(256) + x * x)
@@ -350,9 +356,9 @@ def test_rows_that_blocks_do_not_fill_are_refused_with_a_remedy() -> None:
 
 def test_types_without_a_kernel_are_refused() -> None:
     assert can_quantize("q4_k")
-    assert not can_quantize("IQ1_S")
+    assert not can_quantize("Q8_K")
     assert not can_quantize("nonsense")
-    for name in ("IQ1_S", "Q8_K", "nonsense"):
+    for name in ("I8", "Q8_K", "nonsense"):
         with pytest.raises(UnsupportedError, match="Q4_K"):
             quantize_rows(np.zeros((1, 256)), name)
     assert can_dequantize("iq1_s")

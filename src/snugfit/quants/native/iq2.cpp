@@ -1,12 +1,12 @@
-// IQ2_XXS, IQ2_XS and IQ2_S: costs, signs, and bytes as iq_grids.cpp reads them.
-
-#include "iq2.h"
+// IQ2_XXS, IQ2_XS and IQ2_S: costs, signs, and bytes as iq_dequantize.cpp reads them.
 
 #include <cmath>
 #include <cstring>
 
 #include "grids.h"
 #include "iq2_search.h"
+#include "iq_dequantize.h"
+#include "kernels.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
@@ -190,18 +190,14 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                  });
 }
 
+const Kernel KERNELS[] = {
+    {"quantize_iq2_xxs", "dequantize_iq2_xxs", 256, 66, quantize<Xxs>, dequantize_iq2_xxs},
+    {"quantize_iq2_xs", "dequantize_iq2_xs", 256, 74, quantize<Xs>, dequantize_iq2_xs},
+    {"quantize_iq2_s", "dequantize_iq2_s", 256, 82, quantize<S>, dequantize_iq2_s},
+};
+
 }  // namespace
 
-void quantize_iq2_xxs(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
-    quantize<Xxs>(row, importance, columns, blocks);
-}
-
-void quantize_iq2_xs(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
-    quantize<Xs>(row, importance, columns, blocks);
-}
-
-void quantize_iq2_s(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
-    quantize<S>(row, importance, columns, blocks);
-}
+const Family IQ2{KERNELS, 3};
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

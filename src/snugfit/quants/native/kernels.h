@@ -29,10 +29,10 @@ struct Family {
 
 // Every family is compiled once for each instruction set, in a namespace of its own. All of them
 // give the same bytes: no fast-math, no fused multiply-add, sums in an order the source fixes.
-#define SNUGFIT_DECLARE_FAMILIES(instruction_set)                                          \
-    namespace instruction_set {                                                            \
-    extern const Family PLAIN, LEGACY, K_LINE, K_SCALE, IQ_GRIDS, IQ4, FP4, TERNARY, BITS; \
-    bool all_finite(const float* values, std::int64_t count);                              \
+#define SNUGFIT_DECLARE_FAMILIES(instruction_set)                                            \
+    namespace instruction_set {                                                              \
+    extern const Family PLAIN, LEGACY, K_LINE, K_SCALE, IQ1, IQ2, IQ3, IQ4, FP4, TERNARY, BITS; \
+    bool all_finite(const float* values, std::int64_t count);                                \
     }
 
 SNUGFIT_DECLARE_FAMILIES(baseline)

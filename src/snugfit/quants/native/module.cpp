@@ -41,10 +41,11 @@ struct InstructionSet {
     bool usable;
 };
 
-#define SNUGFIT_FAMILIES(set)                                             \
-    {snugfit::set::PLAIN,   snugfit::set::LEGACY,   snugfit::set::K_LINE, \
-     snugfit::set::K_SCALE, snugfit::set::IQ_GRIDS, snugfit::set::IQ4,    \
-     snugfit::set::FP4,     snugfit::set::TERNARY,  snugfit::set::BITS}
+#define SNUGFIT_FAMILIES(set)                                               \
+    {snugfit::set::PLAIN,   snugfit::set::LEGACY,  snugfit::set::K_LINE,    \
+     snugfit::set::K_SCALE, snugfit::set::IQ1,     snugfit::set::IQ2,       \
+     snugfit::set::IQ3,     snugfit::set::IQ4,     snugfit::set::FP4,       \
+     snugfit::set::TERNARY, snugfit::set::BITS}
 
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> sets = {

@@ -62,18 +62,18 @@ void for_tiles(const float* row, const float* importance, int64_t columns,
     }
 }
 
-// Returns the 16-bit step whose multiples from `low` to `high` come closest to `count` values, in
-// squares weighted by `weights`. Each target is the multiple that the extreme value would have.
-template <int TARGETS>
+// Returns the 16-bit step whose multiples by `integers` come closest to `count` values, in squares
+// weighted by `weights`. Each target is the multiple that the extreme value would have.
+template <int TARGETS, typename Integers>
 float best_step(const float* values, const float* weights, int count, float extreme,
-                const float (&targets)[TARGETS], float low, float high) {
+                const float (&targets)[TARGETS], const Integers& integers) {
     static_assert(TARGETS % SUBS == 0, "targets fill whole vectors");
     alignas(64) float steps[TARGETS], costs[TARGETS];
     for (int first = 0; first < TARGETS; first += LANES) {
         const Floats unit = lanes(targets + first) * inverse(extreme);
         Floats square{}, product{};
         for (int i = 0; i < count; ++i) {
-            const Floats integer = clamp(nearest(values[i] * unit), low, high);
+            const Floats integer = integers(values[i] * unit);
             square += weights[i] * integer * integer;
             product += weights[i] * values[i] * integer;
         }
@@ -81,8 +81,7 @@ float best_step(const float* values, const float* weights, int count, float extr
         const Floats step_unit = inverse(step);
         Floats cost{};
         for (int i = 0; i < count; ++i) {
-            const Floats error =
-                step * clamp(nearest(values[i] * step_unit), low, high) - values[i];
+            const Floats error = step * integers(values[i] * step_unit) - values[i];
             cost += weights[i] * error * error;
         }
         lanes(steps + first) = step;
@@ -93,6 +92,12 @@ float best_step(const float* values, const float* weights, int count, float extr
         best = costs[i] < costs[best] ? i : best;
     }
     return steps[best];
+}
+
+template <int TARGETS>
+float best_step(const float* values, const float* weights, int count, float extreme,
+                const float (&targets)[TARGETS], float low, float high) {
+    return best_step(values, weights, count, extreme, targets, WholeCodes{low, high});
 }
 
 // Packs codes 0..3 as Q2_K and Q3_K do: a byte holds those of weights i, i + 32, i + 64 and i + 96.

@@ -1,10 +1,10 @@
-// IQ1_S to IQ3_S: runs of 4 or 8 weights are rows of a grid, with signs apart in IQ2 and IQ3.
+// Blocks of IQ1, IQ2 and IQ3 to weights: runs of 4 or 8 weights are rows of a grid, with signs
+// apart in IQ2 and IQ3.
+
+#include "iq_dequantize.h"
 
 #include "expand.h"
 #include "grids.h"
-#include "half.h"
-#include "iq2.h"
-#include "kernels.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
@@ -65,6 +65,8 @@ inline void write_shifted(const int8_t* codes, float scale, float first, float s
         std::memcpy(out + i, weights, sizeof weights);
     }
 }
+
+}  // namespace
 
 // Each 32 weights: four grid indices of a byte, then four times seven signs and a 4-bit scale.
 void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
@@ -195,19 +197,5 @@ void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
         }
     }
 }
-
-const Kernel KERNELS[] = {
-    {"quantize_iq2_xxs", "dequantize_iq2_xxs", 256, 66, quantize_iq2_xxs, dequantize_iq2_xxs},
-    {"quantize_iq2_xs", "dequantize_iq2_xs", 256, 74, quantize_iq2_xs, dequantize_iq2_xs},
-    {"quantize_iq2_s", "dequantize_iq2_s", 256, 82, quantize_iq2_s, dequantize_iq2_s},
-    {"quantize_iq3_xxs", "dequantize_iq3_xxs", 256, 98, nullptr, dequantize_iq3_xxs},
-    {"quantize_iq3_s", "dequantize_iq3_s", 256, 110, nullptr, dequantize_iq3_s},
-    {"quantize_iq1_s", "dequantize_iq1_s", 256, 50, nullptr, dequantize_iq1_s},
-    {"quantize_iq1_m", "dequantize_iq1_m", 256, 56, nullptr, dequantize_iq1_m},
-};
-
-}  // namespace
-
-const Family IQ_GRIDS{KERNELS, 7};
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET
