@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "even_blocks.h"
 #include "half.h"
 #include "kernels.h"
 #include "line_search.h"
@@ -24,10 +25,8 @@ constexpr float TARGETS_5_BITS[] = {-16.0f, -14.6f, -15.0f, -15.2f, -15.4f, -15.
                                     -16.2f, -16.4f, -16.6f, -16.9f, -17.3f, -17.8f, -18.6f,
                                     14.2f,  14.6f,  15.0f,  15.3f,  15.6f,  16.2f};
 // Where costs are even, few of them are enough.
-constexpr float EVEN_TARGETS_4_BITS[] = {-8.0f, -7.3f, -8.7f, 7.2f};
-constexpr float EVEN_TARGETS_5_BITS[] = {-16.0f, -15.3f, -16.6f, 15.3f};
-constexpr Ends EVEN_ENDS[] = {{0, 0}, {0.4f, -0.4f}, {-0.4f, 0.4f}};
-constexpr float TARGETS_8_BITS[] = {127.0f, 126.5f, 127.4f};
+constexpr float EVEN_STARTS_4_BITS[] = {-8.0f, -8.7f};
+constexpr float EVEN_STARTS_5_BITS[] = {-16.0f, -15.3f};
 
 // Calls work(loaded, blocks, first block) for each tile of a row. With importance, an error counts
 // by importance * sqrt(mean square of the row + value^2), which is llama.cpp's rule; without, all
@@ -60,11 +59,12 @@ void pack_nibbles(const uint8_t* codes, uint8_t* bytes) {
 // Writes the fifth bit of codes 0..31, one bit a weight.
 void pack_fifth_bits(const uint8_t* codes, uint8_t* bytes) {
     for (int i = 0; i < BLOCK / 8; ++i) {
-        int byte = 0;
+        std::uint64_t eight = 0;
         for (int bit = 0; bit < 8; ++bit) {
-            byte |= (codes[8 * i + bit] >> 4) << bit;
+            eight |= static_cast<std::uint64_t>(codes[8 * i + bit] >> 4) << (8 * bit);
         }
-        bytes[i] = static_cast<uint8_t>(byte);
+        // Moves bit 8 * i to bit 56 + i, for all eight at once.
+        bytes[i] = static_cast<uint8_t>((eight * 0x0102040810204080u) >> 56);
     }
 }
 
@@ -112,33 +112,50 @@ void write_block(const float* values, float scale, float offset, uint8_t* block)
 }
 
 template <int BITS>
-Floats fit_symmetric(const Tile<BLOCK>& tile, int first, bool even) {
+Floats fit_symmetric(const Tile<BLOCK>& tile, int first) {
     constexpr WholeCodes CODES{-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1};
     if constexpr (BITS == 4) {
-        return even ? fit_scale<true>(tile, first, EVEN_TARGETS_4_BITS, CODES, 0)
-                    : fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 2);
+        return fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 2);
     } else {
-        return even ? fit_scale<true>(tile, first, EVEN_TARGETS_5_BITS, CODES, 0)
-                    : fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 2);
+        return fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 2);
     }
 }
 
 template <int BITS, bool OFFSET>
+void quantize_evenly(const float* row, int64_t columns, uint8_t* blocks) {
+    for_groups(row, columns, [&](const Group& group, int count, int64_t first_block) {
+        alignas(64) float scale[SUBS], offset[SUBS] = {};
+        if constexpr (OFFSET) {
+            fit_even_lines(group, (1 << BITS) - 1, scale, offset);
+        } else if constexpr (BITS == 4) {
+            fit_even_scales(group, EVEN_STARTS_4_BITS, -8, 7, scale);
+        } else {
+            fit_even_scales(group, EVEN_STARTS_5_BITS, -16, 15, scale);
+        }
+        for (int i = 0; i < count; ++i) {
+            uint8_t* block = blocks + (first_block + i) * Layout<BITS, OFFSET>::BYTES;
+            write_block<BITS, OFFSET>(group.value + i * BLOCK, scale[i], offset[i], block);
+        }
+    });
+}
+
+template <int BITS, bool OFFSET>
 void quantize(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
+    if (importance == nullptr) {
+        quantize_evenly<BITS, OFFSET>(row, columns, blocks);
+        return;
+    }
     constexpr float TOP = (1 << BITS) - 1;
-    const bool even = importance == nullptr;
     for_blocks(row, importance, columns, [&](const Tiled& loaded, int count, int64_t first_block) {
         alignas(64) float scale[SUBS], offset[SUBS] = {};
         for (int first = 0; first < count; first += LANES) {
             if constexpr (OFFSET) {
-                const Line fitted = even
-                                        ? fit_line(loaded.tile, first, EVEN_ENDS, TOP, 0, false)
-                                        : fit_line(loaded.tile, first, ENDS, TOP, 1, false);
+                const Line fitted = fit_line(loaded.tile, first, ENDS, TOP, 1, false);
                 const Line line = round_line(loaded.tile, first, fitted, TOP);
                 lanes(scale + first) = line.scale;
                 lanes(offset + first) = line.offset;
             } else {
-                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first, even);
+                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first);
             }
         }
         for (int i = 0; i < count; ++i) {
@@ -166,22 +183,21 @@ void dequantize(const uint8_t* blocks, int64_t columns, float* row) {
 
 // llama.cpp ignores importance here, and so do we: at 8 bits it buys nothing.
 void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blocks) {
-    for_blocks(row, nullptr, columns, [&](const Tiled& loaded, int count, int64_t first_block) {
+    // -128 is left out: the products of some runtimes cannot hold it.
+    constexpr float STARTS[] = {127.0f};
+    for_groups(row, columns, [&](const Group& group, int count, int64_t first_block) {
         alignas(64) float scale[SUBS];
-        for (int first = 0; first < count; first += LANES) {
-            // -128 is left out: the products of some runtimes cannot hold it.
-            lanes(scale + first) =
-                fit_scale<true>(loaded.tile, first, TARGETS_8_BITS, WholeCodes{-127, 127}, 1);
-        }
+        fit_even_scales(group, STARTS, -127, 127, scale);
         for (int i = 0; i < count; ++i) {
             uint8_t* block = blocks + (first_block + i) * 34;
-            const std::uint16_t scale_bits = half_from_float(scale[i]);
-            const float unit = inverse(half_to_float(scale_bits));
-            store_half(block, scale_bits);
+            const float unit = inverse(scale[i]);
+            store_half(block, half_from_float(scale[i]));
+            uint8_t codes[BLOCK];
             for (int j = 0; j < BLOCK; ++j) {
-                const float code = nearest(loaded.value[i * BLOCK + j] * unit);
-                block[2 + j] = static_cast<uint8_t>(static_cast<int>(clamp(code, -127, 127)));
+                const float code = nearest(group.value[i * BLOCK + j] * unit);
+                codes[j] = static_cast<uint8_t>(static_cast<int>(clamp(code, -127, 127)));
             }
+            std::memcpy(block + 2, codes, sizeof codes);
         }
     });
 }

@@ -41,6 +41,10 @@ inline Floats splat(float value) { return value - Floats{}; }
 inline Floats& lanes(float* first) { return *reinterpret_cast<Floats*>(first); }
 inline Floats lanes(const float* first) { return *reinterpret_cast<const Floats*>(first); }
 
+// As lanes, for a place in a row: rows start at any float.
+typedef float RowFloats __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
+inline Floats row_lanes(const float* first) { return *reinterpret_cast<const RowFloats*>(first); }
+
 inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 inline Floats magnitude(Floats a) { return larger(a, -a); }
