@@ -56,13 +56,19 @@ public:
     void put(int block, const Floats (&parts)[PARTS]) {
         four(parts_ + 4 * block) = fold(parts, Join{});
     }
+    // Turns squares of four and joins their rows.
     void join_to(float* out) const {
-        alignas(64) float turned[4][SUBS];
-        transpose<4>(parts_, turned);
-        for (int first = 0; first < SUBS; first += LANES) {
-            const Join join;
-            lanes(out + first) = join(join(lanes(turned[0] + first), lanes(turned[1] + first)),
-                                      join(lanes(turned[2] + first), lanes(turned[3] + first)));
+        const Join join;
+        for (int block = 0; block < SUBS; block += 4) {
+            const float* corner = parts_ + 4 * block;
+            const Four a = four(corner), b = four(corner + 4);
+            const Four c = four(corner + 8), d = four(corner + 12);
+            const Four ab = join(__builtin_shufflevector(a, b, 0, 4, 1, 5),
+                                 __builtin_shufflevector(a, b, 2, 6, 3, 7));
+            const Four cd = join(__builtin_shufflevector(c, d, 0, 4, 1, 5),
+                                 __builtin_shufflevector(c, d, 2, 6, 3, 7));
+            four(out + block) = join(__builtin_shufflevector(ab, cd, 0, 1, 4, 5),
+                                     __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
         }
     }
 
@@ -202,21 +208,25 @@ struct EvenLineSums {
     alignas(64) float code[SUBS], code_code[SUBS], rest[SUBS], rest_code[SUBS];
 };
 
-inline void sum_even_lines(const Group& group, const float* unit, EvenLineSums& sums) {
+// Calls keep(block, codes) with the codes of each block.
+template <typename Keep>
+void sum_even_lines(const Group& group, const float* unit, EvenLineSums& sums, const Keep& keep) {
     Folded<Sum> codes, squares, rests, products;
     for (int block = 0; block < SUBS; ++block) {
         const float* value = group.value + block * EVEN_BLOCK;
+        Floats code[EVEN_BLOCK / LANES];
         Floats code_sums[PARTS]{}, square_sums[PARTS]{}, rest_sums[PARTS]{}, product_sums[PARTS]{};
-        for (int i = 0; i < EVEN_BLOCK; i += LANES) {
-            const int part = i / LANES % PARTS;
-            const Floats exact = (row_lanes(value + i) - group.low[block]) * unit[block];
-            const Floats code = nearest(exact);
-            const Floats rest = exact - code;
-            code_sums[part] += code;
-            square_sums[part] += code * code;
-            rest_sums[part] += rest;
-            product_sums[part] += rest * code;
+        for (int i = 0; i < EVEN_BLOCK / LANES; ++i) {
+            const Floats exact =
+                (row_lanes(value + i * LANES) - group.low[block]) * unit[block];
+            code[i] = nearest(exact);
+            const Floats rest = exact - code[i];
+            code_sums[i % PARTS] += code[i];
+            square_sums[i % PARTS] += code[i] * code[i];
+            rest_sums[i % PARTS] += rest;
+            product_sums[i % PARTS] += rest * code[i];
         }
+        keep(block, code);
         codes.put(block, code_sums);
         squares.put(block, square_sums);
         rests.put(block, rest_sums);
@@ -228,15 +238,21 @@ inline void sum_even_lines(const Group& group, const float* unit, EvenLineSums& 
     products.join_to(sums.rest_code);
 }
 
-// Finds 16-bit scales and offsets by least squares for those codes. Where rounding makes them worse
-// than the ends themselves, rounded, these are taken.
-inline void fit_even_lines(const Group& group, float top, float* scale, float* offset) {
+// Finds 16-bit scales and offsets by least squares for those codes, which stay as they are. Where
+// rounding makes them worse than the ends themselves, rounded, these are taken.
+template <typename Keep>
+void fit_even_lines(Group& group, float top, float* scale, float* offset, const Keep& keep) {
     alignas(64) float unit[SUBS];
     EvenLineSums sums;
     for (int first = 0; first < SUBS; first += LANES) {
-        lanes(unit + first) = top * inverse(lanes(group.high + first) - lanes(group.low + first));
+        const Floats low = lanes(group.low + first), high = lanes(group.high + first);
+        // Equal values leave the scale free: it then holds what a smaller offset lacks.
+        const auto flat = (high == low) & (magnitude(low) > splat(0x1p-8f));
+        const Floats base = flat ? low - magnitude(low) * 0x1p-11f : low;
+        lanes(group.low + first) = base;
+        lanes(unit + first) = top * inverse(high - base);
     }
-    sum_even_lines(group, unit, sums);
+    sum_even_lines(group, unit, sums, keep);
     for (int first = 0; first < SUBS; first += LANES) {
         const Floats low = lanes(group.low + first), inverse_step = lanes(unit + first);
         const Floats code = lanes(sums.code + first), code_code = lanes(sums.code_code + first);
@@ -244,15 +260,11 @@ inline void fit_even_lines(const Group& group, float top, float* scale, float* o
         const Floats step = inverse(inverse_step);
         const Floats slope = divide(EVEN_BLOCK * rest_code - code * rest,
                                     EVEN_BLOCK * code_code - code * code);
-        const auto flat = inverse_step == Floats{};
-        // Equal values leave the scale free: it then holds what a smaller offset lacks.
-        const Floats wanted = flat ? low - magnitude(low) * 0x1p-11f
-                                   : low + step * (rest - slope * code) * (1.0f / EVEN_BLOCK);
-        const Floats fitted_offset = round_to_half(wanted);
+        const Floats fitted_offset =
+            round_to_half(low + step * (rest - slope * code) * (1.0f / EVEN_BLOCK));
         const Floats moved = (fitted_offset - low) * inverse_step;
-        const Floats stretch = divide(rest_code - moved * code, code_code);
-        const Floats fitted_scale = round_to_half(
-            flat ? (low - fitted_offset) * (1.0f / top) : step + step * stretch);
+        const Floats fitted_scale =
+            round_to_half(step + step * divide(rest_code - moved * code, code_code));
         const auto cost = [&](Floats a_scale, Floats an_offset) {
             const Floats shift = (an_offset - low) * inverse_step;
             const Floats growth = (a_scale - step) * inverse_step;

@@ -47,24 +47,66 @@ void for_blocks(const float* row, const float* importance, int64_t columns, cons
     for_tiles<BLOCK, BLOCK, true>(row, importance, columns, fill_costs, work);
 }
 
-// Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
-void pack_nibbles(const uint8_t* codes, uint8_t* bytes) {
-    uint8_t packed[BLOCK / 2];  // which nothing else points to, so that this becomes vector code
-    for (int i = 0; i < BLOCK / 2; ++i) {
-        packed[i] = static_cast<uint8_t>((codes[i] & 15) | ((codes[i + BLOCK / 2] & 15) << 4));
+void invert(const float* scale, float* unit) {
+    for (int first = 0; first < SUBS; first += LANES) {
+        lanes(unit + first) = inverse(lanes(scale + first));
     }
-    std::memcpy(bytes, packed, sizeof packed);
 }
 
-// Writes the fifth bit of codes 0..31, one bit a weight.
-void pack_fifth_bits(const uint8_t* codes, uint8_t* bytes) {
+void to_halves(const float* values, std::uint16_t* halves) {
+    std::uint16_t found[SUBS];  // which nothing else points to, so that this becomes vector code
+    for (int i = 0; i < SUBS; ++i) {
+        found[i] = half_from_float(values[i]);
+    }
+    std::memcpy(halves, found, sizeof found);
+}
+
+constexpr int VECTORS = BLOCK / LANES;
+using Codes = Floats[VECTORS];
+
+// Finds the codes of a block, from `low` to `high`, and adds `zero`.
+inline void round_codes(const float* values, float offset, float unit, float low, float high,
+                        float zero, Codes& codes) {
+    for (int i = 0; i < VECTORS; ++i) {
+        const Floats exact = (row_lanes(values + i * LANES) - offset) * unit;
+        codes[i] = clamp(nearest(exact), low, high) + zero;
+    }
+}
+
+inline std::uint64_t load_eight(const uint8_t* bytes) {
+    std::uint64_t eight;
+    std::memcpy(&eight, bytes, sizeof eight);
+    return eight;
+}
+
+// Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
+inline void pack_nibbles(const Codes& codes, uint8_t* bytes) {
+    alignas(64) int whole[BLOCK / 2];
+    for (int i = 0; i < VECTORS / 2; ++i) {
+        store_whole(codes[i] + 16.0f * codes[i + VECTORS / 2], whole + i * LANES);
+    }
+    store_bytes<BLOCK / 2>(whole, bytes);
+}
+
+// As pack_nibbles, for codes 0..31: their fifth bits, one bit a weight, and then their nibbles.
+inline void pack_five_bits(const Codes& codes, uint8_t* bytes) {
+    constexpr std::uint64_t NIBBLES = 0x0f0f0f0f0f0f0f0f, BITS = 0x0101010101010101;
+    alignas(64) int whole[BLOCK];
+    for (int i = 0; i < VECTORS; ++i) {
+        store_whole(codes[i], whole + i * LANES);
+    }
+    uint8_t small[BLOCK];
+    store_bytes<BLOCK>(whole, small);
     for (int i = 0; i < BLOCK / 8; ++i) {
-        std::uint64_t eight = 0;
-        for (int bit = 0; bit < 8; ++bit) {
-            eight |= static_cast<std::uint64_t>(codes[8 * i + bit] >> 4) << (8 * bit);
-        }
-        // Moves bit 8 * i to bit 56 + i, for all eight at once.
-        bytes[i] = static_cast<uint8_t>((eight * 0x0102040810204080u) >> 56);
+        const std::uint64_t bits = (load_eight(small + 8 * i) >> 4) & BITS;
+        // Moves bit 8 * j to bit 56 + j, for all eight at once.
+        bytes[i] = static_cast<uint8_t>((bits * 0x0102040810204080) >> 56);
+    }
+    for (int i = 0; i < BLOCK / 2; i += 8) {
+        const std::uint64_t low = load_eight(small + i) & NIBBLES;
+        const std::uint64_t high = load_eight(small + i + BLOCK / 2) & NIBBLES;
+        const std::uint64_t packed = low | (high << 4);
+        std::memcpy(bytes + 4 + i, &packed, sizeof packed);
     }
 }
 
@@ -89,26 +131,44 @@ struct Layout {
 };
 
 template <int BITS, bool OFFSET>
-void write_block(const float* values, float scale, float offset, uint8_t* block) {
-    using Bytes = Layout<BITS, OFFSET>;
-    const std::uint16_t scale_bits = half_from_float(scale);
-    const std::uint16_t offset_bits = half_from_float(offset);
-    const float unit = inverse(half_to_float(scale_bits));
-    const float base = OFFSET ? half_to_float(offset_bits) : 0.0f;
-    const float zero = OFFSET ? 0.0f : static_cast<float>(1 << (BITS - 1));
-    uint8_t codes[BLOCK];
-    for (int i = 0; i < BLOCK; ++i) {
-        const float code = nearest((values[i] - base) * unit) + zero;
-        codes[i] = static_cast<uint8_t>(static_cast<int>(clamp(code, 0, (1 << BITS) - 1)));
+void write_codes(const Codes& codes, uint8_t* block) {
+    if constexpr (BITS == 5) {
+        pack_five_bits(codes, block + Layout<BITS, OFFSET>::HIGH);
+    } else {
+        pack_nibbles(codes, block + Layout<BITS, OFFSET>::LOW);
     }
-    store_half(block, scale_bits);
+}
+
+// Writes scales and offsets, which are 16-bit numbers.
+template <int BYTES, bool OFFSET>
+void write_heads(const float* scale, const float* offset, int count, uint8_t* blocks) {
+    std::uint16_t scale_bits[SUBS], offset_bits[SUBS];
+    to_halves(scale, scale_bits);
     if (OFFSET) {
-        store_half(block + 2, offset_bits);
+        to_halves(offset, offset_bits);
     }
-    if (BITS == 5) {
-        pack_fifth_bits(codes, block + Bytes::HIGH);
+    for (int i = 0; i < count; ++i) {
+        store_half(blocks + i * BYTES, scale_bits[i]);
+        if (OFFSET) {
+            store_half(blocks + i * BYTES + 2, offset_bits[i]);
+        }
     }
-    pack_nibbles(codes, block + Bytes::LOW);
+}
+
+template <int BITS, bool OFFSET>
+void write_blocks(const float* values, int count, const float* scale, const float* offset,
+                  uint8_t* blocks) {
+    constexpr int BYTES = Layout<BITS, OFFSET>::BYTES;
+    constexpr float LOW = OFFSET ? 0 : -(1 << (BITS - 1));
+    constexpr float HIGH = LOW + (1 << BITS) - 1;
+    alignas(64) float unit[SUBS];
+    invert(scale, unit);
+    for (int i = 0; i < count; ++i) {
+        Codes codes;
+        round_codes(values + i * BLOCK, offset[i], unit[i], LOW, HIGH, -LOW, codes);
+        write_codes<BITS, OFFSET>(codes, blocks + i * BYTES);
+    }
+    write_heads<BYTES, OFFSET>(scale, offset, count, blocks);
 }
 
 template <int BITS>
@@ -122,19 +182,26 @@ Floats fit_symmetric(const Tile<BLOCK>& tile, int first) {
 }
 
 template <int BITS, bool OFFSET>
-void quantize_evenly(const float* row, int64_t columns, uint8_t* blocks) {
-    for_groups(row, columns, [&](const Group& group, int count, int64_t first_block) {
+void quantize_evenly(const float* row, int64_t columns, uint8_t* row_blocks) {
+    constexpr int BYTES = Layout<BITS, OFFSET>::BYTES;
+    for_groups(row, columns, [&](Group& group, int count, int64_t first_block) {
+        uint8_t* blocks = row_blocks + first_block * BYTES;
         alignas(64) float scale[SUBS], offset[SUBS] = {};
         if constexpr (OFFSET) {
-            fit_even_lines(group, (1 << BITS) - 1, scale, offset);
-        } else if constexpr (BITS == 4) {
-            fit_even_scales(group, EVEN_STARTS_4_BITS, -8, 7, scale);
+            fit_even_lines(group, (1 << BITS) - 1, scale, offset,
+                           [&](int block, const Codes& codes) {
+                               if (block < count) {
+                                   write_codes<BITS, OFFSET>(codes, blocks + block * BYTES);
+                               }
+                           });
+            write_heads<BYTES, OFFSET>(scale, offset, count, blocks);
         } else {
-            fit_even_scales(group, EVEN_STARTS_5_BITS, -16, 15, scale);
-        }
-        for (int i = 0; i < count; ++i) {
-            uint8_t* block = blocks + (first_block + i) * Layout<BITS, OFFSET>::BYTES;
-            write_block<BITS, OFFSET>(group.value + i * BLOCK, scale[i], offset[i], block);
+            if constexpr (BITS == 4) {
+                fit_even_scales(group, EVEN_STARTS_4_BITS, -8, 7, scale);
+            } else {
+                fit_even_scales(group, EVEN_STARTS_5_BITS, -16, 15, scale);
+            }
+            write_blocks<BITS, OFFSET>(group.value, count, scale, offset, blocks);
         }
     });
 }
@@ -158,10 +225,8 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                 lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first);
             }
         }
-        for (int i = 0; i < count; ++i) {
-            uint8_t* block = blocks + (first_block + i) * Layout<BITS, OFFSET>::BYTES;
-            write_block<BITS, OFFSET>(loaded.value + i * BLOCK, scale[i], offset[i], block);
-        }
+        write_blocks<BITS, OFFSET>(loaded.value, count, scale, offset,
+                                   blocks + first_block * Layout<BITS, OFFSET>::BYTES);
     });
 }
 
@@ -188,17 +253,19 @@ void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blo
     for_groups(row, columns, [&](const Group& group, int count, int64_t first_block) {
         alignas(64) float scale[SUBS];
         fit_even_scales(group, STARTS, -127, 127, scale);
+        alignas(64) float unit[SUBS];
+        invert(scale, unit);
+        uint8_t* first = blocks + first_block * 34;
         for (int i = 0; i < count; ++i) {
-            uint8_t* block = blocks + (first_block + i) * 34;
-            const float unit = inverse(scale[i]);
-            store_half(block, half_from_float(scale[i]));
-            uint8_t codes[BLOCK];
-            for (int j = 0; j < BLOCK; ++j) {
-                const float code = nearest(group.value[i * BLOCK + j] * unit);
-                codes[j] = static_cast<uint8_t>(static_cast<int>(clamp(code, -127, 127)));
+            Codes codes;
+            alignas(64) int whole[BLOCK];
+            round_codes(group.value + i * BLOCK, 0, unit[i], -127, 127, 0, codes);
+            for (int j = 0; j < VECTORS; ++j) {
+                store_whole(codes[j], whole + j * LANES);
             }
-            std::memcpy(block + 2, codes, sizeof codes);
+            store_bytes<BLOCK>(whole, first + i * 34 + 2);
         }
+        write_heads<34, false>(scale, nullptr, count, first);
     });
 }
 
