@@ -202,48 +202,35 @@ void fit_even_scales(const Group& group, const float (&starts)[STARTS], float lo
 
 // --- value = scale * code + offset -------------------------------------------------------------
 
-// Sums over the codes that the ends of each block give, which are 0 and `top`, and over what those
-// codes leave, counted in steps.
-struct EvenLineSums {
-    alignas(64) float code[SUBS], code_code[SUBS], rest[SUBS], rest_code[SUBS];
-};
-
-// Calls keep(block, codes) with the codes of each block.
+// Calls keep(block, codes) with the codes of each block that make `low` 0 and the largest weight
+// `top`. Sums them, and what they leave, counted in steps.
 template <typename Keep>
-void sum_even_lines(const Group& group, const float* unit, EvenLineSums& sums, const Keep& keep) {
-    Folded<Sum> codes, squares, rests, products;
+void sum_even_lines(const Group& group, const float* unit, float* code_sum, float* rest_sum,
+                    const Keep& keep) {
+    Folded<Sum> codes, rests;
     for (int block = 0; block < SUBS; ++block) {
         const float* value = group.value + block * EVEN_BLOCK;
         Floats code[EVEN_BLOCK / LANES];
-        Floats code_sums[PARTS]{}, square_sums[PARTS]{}, rest_sums[PARTS]{}, product_sums[PARTS]{};
+        Floats code_sums[PARTS]{}, rest_sums[PARTS]{};
         for (int i = 0; i < EVEN_BLOCK / LANES; ++i) {
-            const Floats exact =
-                (row_lanes(value + i * LANES) - group.low[block]) * unit[block];
+            const Floats exact = (row_lanes(value + i * LANES) - group.low[block]) * unit[block];
             code[i] = nearest(exact);
-            const Floats rest = exact - code[i];
             code_sums[i % PARTS] += code[i];
-            square_sums[i % PARTS] += code[i] * code[i];
-            rest_sums[i % PARTS] += rest;
-            product_sums[i % PARTS] += rest * code[i];
+            rest_sums[i % PARTS] += exact - code[i];
         }
         keep(block, code);
         codes.put(block, code_sums);
-        squares.put(block, square_sums);
         rests.put(block, rest_sums);
-        products.put(block, product_sums);
     }
-    codes.join_to(sums.code);
-    squares.join_to(sums.code_code);
-    rests.join_to(sums.rest);
-    products.join_to(sums.rest_code);
+    codes.join_to(code_sum);
+    rests.join_to(rest_sum);
 }
 
-// Finds 16-bit scales and offsets by least squares for those codes, which stay as they are. Where
-// rounding makes them worse than the ends themselves, rounded, these are taken.
+// Finds 16-bit scales and offsets. Scales give each block's ends the codes 0 and `top`, which is
+// all that llama.cpp does; offsets are then the best ones for codes and rounded scales.
 template <typename Keep>
 void fit_even_lines(Group& group, float top, float* scale, float* offset, const Keep& keep) {
-    alignas(64) float unit[SUBS];
-    EvenLineSums sums;
+    alignas(64) float unit[SUBS], code_sum[SUBS], rest_sum[SUBS];
     for (int first = 0; first < SUBS; first += LANES) {
         const Floats low = lanes(group.low + first), high = lanes(group.high + first);
         // Equal values leave the scale free: it then holds what a smaller offset lacks.
@@ -252,29 +239,17 @@ void fit_even_lines(Group& group, float top, float* scale, float* offset, const 
         lanes(group.low + first) = base;
         lanes(unit + first) = top * inverse(high - base);
     }
-    sum_even_lines(group, unit, sums, keep);
+    sum_even_lines(group, unit, code_sum, rest_sum, keep);
     for (int first = 0; first < SUBS; first += LANES) {
-        const Floats low = lanes(group.low + first), inverse_step = lanes(unit + first);
-        const Floats code = lanes(sums.code + first), code_code = lanes(sums.code_code + first);
-        const Floats rest = lanes(sums.rest + first), rest_code = lanes(sums.rest_code + first);
-        const Floats step = inverse(inverse_step);
-        const Floats slope = divide(EVEN_BLOCK * rest_code - code * rest,
-                                    EVEN_BLOCK * code_code - code * code);
-        const Floats fitted_offset =
-            round_to_half(low + step * (rest - slope * code) * (1.0f / EVEN_BLOCK));
-        const Floats moved = (fitted_offset - low) * inverse_step;
-        const Floats fitted_scale =
-            round_to_half(step + step * divide(rest_code - moved * code, code_code));
-        const auto cost = [&](Floats a_scale, Floats an_offset) {
-            const Floats shift = (an_offset - low) * inverse_step;
-            const Floats growth = (a_scale - step) * inverse_step;
-            return shift * (EVEN_BLOCK * shift - 2.0f * rest) +
-                   growth * (growth * code_code + 2.0f * (shift * code - rest_code));
-        };
-        const Floats plain_scale = round_to_half(step), plain_offset = round_to_half(low);
-        const auto better = cost(fitted_scale, fitted_offset) <= cost(plain_scale, plain_offset);
-        lanes(scale + first) = better ? fitted_scale : plain_scale;
-        lanes(offset + first) = better ? fitted_offset : plain_offset;
+        const Floats low = lanes(group.low + first), high = lanes(group.high + first);
+        const Floats codes = lanes(code_sum + first);
+        const Floats step = inverse(lanes(unit + first));
+        const Floats rounded = round_to_half(step);
+        const Floats rest = step * lanes(rest_sum + first) + (step - rounded) * codes;
+        const Floats best = round_to_half(low + rest * (1.0f / EVEN_BLOCK));
+        const auto flat = codes == splat(EVEN_BLOCK * top);
+        lanes(offset + first) = best;
+        lanes(scale + first) = flat ? round_to_half((high - best) * (1.0f / top)) : rounded;
     }
 }
 
