@@ -16,14 +16,10 @@ namespace {
 constexpr int BLOCK = 32;
 using Tiled = Loaded<BLOCK>;
 
-// The codes that the value farthest from zero may take. It often pays to clip it a little, or to
-// give it the positive end although the negative one has a code more.
-constexpr float TARGETS_4_BITS[] = {-8.0f, -6.6f, -7.0f, -7.2f, -7.4f, -7.6f, -7.8f,  -8.2f,
-                                    -8.4f, -8.6f, -8.8f, -9.1f, -9.4f, -9.8f, -10.4f, 6.2f,
-                                    6.6f,  7.0f,  7.3f,  7.6f,  8.0f,  8.6f};
-constexpr float TARGETS_5_BITS[] = {-16.0f, -14.6f, -15.0f, -15.2f, -15.4f, -15.6f, -15.8f,
-                                    -16.2f, -16.4f, -16.6f, -16.9f, -17.3f, -17.8f, -18.6f,
-                                    14.2f,  14.6f,  15.0f,  15.3f,  15.6f,  16.2f};
+// The codes that the value farthest from zero may have: those which together lose least, chosen one
+// after the other on Gaussian and Laplace weights, with even and with uneven importance.
+constexpr float TARGETS_4_BITS[] = {-8.0f, -8.2f, -7.1f, -9.4f, -7.8f, -8.5f, -6.2f, -7.3f, -8.8f};
+constexpr float TARGETS_5_BITS[] = {-16.0f, -16.2f, -15.0f, -17.4f, -14.2f, -15.7f, -16.4f, -15.3f};
 // Where costs are even, few of them are enough.
 constexpr float EVEN_STARTS_4_BITS[] = {-8.0f, -8.7f};
 constexpr float EVEN_STARTS_5_BITS[] = {-16.0f, -15.3f};
@@ -175,9 +171,9 @@ template <int BITS>
 Floats fit_symmetric(const Tile<BLOCK>& tile, int first) {
     constexpr WholeCodes CODES{-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1};
     if constexpr (BITS == 4) {
-        return fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 2);
+        return fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 0);
     } else {
-        return fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 2);
+        return fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 0);
     }
 }
 
