@@ -47,19 +47,21 @@ struct SixBits {
 
 // llama.cpp's costs: without importance the square of the value; with it, the importance itself in
 // Q6_K, and importance * sqrt(2 * mean square of the super-block + value^2) in Q3_K. To Q3_K's
-// squares a part of their mean is added, so that even costs come out lower than its, too.
+// squares a typical one is added, so that even costs come out lower than its, too.
 template <typename Shape>
 void fill_costs(Loaded<SUB>& loaded, const float* importance, int) {
     constexpr bool COARSE = Shape::HIGH < SixBits::HIGH;
     const float* value = loaded.value;
-    const float mean_square = COARSE ? sum_of_squares(value, SUPER) * (1.0f / SUPER) : 0;
-    for (int i = 0; i < SUPER; ++i) {
-        const float square = value[i] * value[i];
-        if (importance == nullptr) {
-            loaded.cost[i] = square + 0.6f * mean_square;
-        } else {
+    if (importance == nullptr) {
+        const float base = COARSE ? 3 * typical_square(value, SUPER) : 0.0f;
+        for (int i = 0; i < SUPER; ++i) {
+            loaded.cost[i] = value[i] * value[i] + base;
+        }
+    } else {
+        const float base = COARSE ? sum_of_squares(value, SUPER) * (2.0f / SUPER) : 0.0f;
+        for (int i = 0; i < SUPER; ++i) {
             loaded.cost[i] =
-                COARSE ? importance[i] * std::sqrt(2 * mean_square + square) : importance[i];
+                COARSE ? importance[i] * std::sqrt(base + value[i] * value[i]) : importance[i];
         }
     }
 }
