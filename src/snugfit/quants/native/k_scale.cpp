@@ -18,7 +18,7 @@ struct ThreeBits {
     static constexpr int SUB = 16;
     static constexpr float LOW = -4, HIGH = 3, LOWEST_SCALE = -32, HIGHEST_SCALE = 31;
     // Where costs are even, fewer starts find as good a scale.
-    static constexpr float PLAIN_TARGETS[] = {-4.0f, -3.2f, -3.6f, -4.5f, 3.0f, 3.4f};
+    static constexpr float PLAIN_TARGETS[] = {-4.0f, -3.4f, -4.6f, 3.2f};
     static constexpr float TARGETS[] = {-4.0f, -3.0f, -3.2f, -3.4f, -3.6f, -3.8f, -4.2f, -4.4f,
                                         -4.6f, -4.8f, -5.2f, 3.0f,  3.2f,  3.4f,  2.8f,  2.6f};
     alignas(64) static constexpr float SCALE_TARGETS[16] = {
@@ -28,7 +28,7 @@ struct ThreeBits {
     static Floats fit(const Tile<SUB>& tile, int first, bool uneven_costs) {
         constexpr WholeCodes CODES{LOW, HIGH};
         return uneven_costs ? fit_coarse_scale(tile, first, TARGETS, CODES, 2)
-                            : fit_coarse_scale(tile, first, PLAIN_TARGETS, CODES, 2);
+                            : fit_coarse_scale(tile, first, PLAIN_TARGETS, CODES, 1);
     }
 };
 struct SixBits {
@@ -110,13 +110,14 @@ void pack_q3_k(const uint8_t* codes, const float* scales, float d, uint8_t* bloc
 }
 
 template <typename Shape>
-void find_codes(const float* values, const float* scales, float d, uint8_t* codes) {
+void find_codes(const float* values, const ScaleFit& fit, uint8_t* codes) {
+    alignas(64) float unit[SUBS];
+    for (int first = 0; first < SUBS; first += LANES) {
+        lanes(unit + first) = inverse(lanes(fit.choice.scale + first) * lanes(fit.d + first));
+    }
     for (int sub = 0; sub < SUBS; ++sub) {
-        const float unit = inverse(scales[sub] * d);
-        for (int i = sub * SUB; i < (sub + 1) * SUB; ++i) {
-            const float code = clamp(nearest(values[i] * unit), Shape::LOW, Shape::HIGH);
-            codes[i] = static_cast<uint8_t>(static_cast<int>(code - Shape::LOW));
-        }
+        store_codes<SUB>(values + sub * SUB, 0, unit[sub], Shape::LOW, Shape::HIGH,
+                         codes + sub * SUB);
     }
 }
 
@@ -129,7 +130,7 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                        ScaleFit fit;
                        fit_scales(Shape{}, loaded.tile, importance != nullptr, fit);
                        uint8_t codes[SUPER];
-                       find_codes<Shape>(loaded.value, fit.choice.scale, fit.d[0], codes);
+                       find_codes<Shape>(loaded.value, fit, codes);
                        PACK(codes, fit.choice.scale, fit.d[0], blocks + super * BYTES);
                    });
 }

@@ -45,21 +45,34 @@ struct Mean {
     float gain;  // what it saves against storing zeros
 };
 
-// The weighted mean of the magnitudes above a threshold: the d that costs least if these are kept.
-template <int N>
-Mean mean_above(const Magnitudes<N>& block, float threshold) {
-    Floats costs[PARTS]{}, values[PARTS]{};
+// The weighted means of the magnitudes above thresholds: the d that cost least if these are kept.
+template <int N, int COUNT>
+void means_above(const Magnitudes<N>& block, const float (&thresholds)[COUNT],
+                 Mean (&means)[COUNT]) {
+    Floats costs[COUNT][PARTS]{}, values[COUNT][PARTS]{};
     for (int i = 0; i < N; i += 16) {
         for (int part = 0; part < PARTS; ++part) {
             const Floats value = lanes(block.value + i + part * LANES);
             const Floats cost = lanes(block.cost + i + part * LANES);
-            const Floats kept = value > splat(threshold) ? cost : Floats{};
-            costs[part] += kept;
-            values[part] += kept * value;
+            for (int j = 0; j < COUNT; ++j) {
+                const Floats kept = value > splat(thresholds[j]) ? cost : Floats{};
+                costs[j][part] += kept;
+                values[j][part] += kept * value;
+            }
         }
     }
-    const float cost = total(costs), value = total(values);
-    return cost > 0 ? Mean{value / cost, value * (value / cost)} : Mean{0, 0};
+    for (int j = 0; j < COUNT; ++j) {
+        const float cost = total(costs[j]), value = total(values[j]);
+        const float mean = cost > 0 ? value / cost : 0;
+        means[j] = {mean, value * mean};
+    }
+}
+
+template <int N>
+Mean mean_above(const Magnitudes<N>& block, float threshold) {
+    Mean found[1];
+    means_above(block, {threshold}, found);
+    return found[0];
 }
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

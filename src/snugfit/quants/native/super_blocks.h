@@ -66,8 +66,8 @@ void for_tiles(const float* row, const float* importance, int64_t columns,
     for (int64_t start = 0; start < columns; start += Loaded<N>::WEIGHTS) {
         const int64_t left = columns - start;
         const int count = static_cast<int>(left < Loaded<N>::WEIGHTS ? left : Loaded<N>::WEIGHTS);
-        for (int i = 0; i < count; ++i) {
-            loaded.value[i] = clamp(row[start + i], -LARGEST, LARGEST);
+        for (int i = 0; i < count; i += LANES) {
+            lanes(loaded.value + i) = clamp(row_lanes(row + start + i), -LARGEST, LARGEST);
         }
         for (int i = count; i < Loaded<N>::WEIGHTS; ++i) {
             loaded.value[i] = 0;
@@ -114,6 +114,18 @@ float best_step(const float* values, const float* weights, int count, float extr
         best = costs[i] < costs[best] ? i : best;
     }
     return steps[best];
+}
+
+// Rounds (value + offset) * unit to codes from `low` to `high`, and stores them counted from `low`.
+template <int COUNT>
+void store_codes(const float* values, float offset, float unit, float low, float high,
+                 uint8_t* codes) {
+    alignas(64) int whole[COUNT];
+    for (int i = 0; i < COUNT; i += LANES) {
+        const Floats exact = (lanes(values + i) + offset) * unit;
+        store_whole(clamp(nearest(exact), low, high) - low, whole + i);
+    }
+    store_bytes<COUNT>(whole, codes);
 }
 
 // Packs codes 0..3 as Q2_K and Q3_K do: a byte holds those of weights i, i + 32, i + 64 and i + 96.

@@ -44,23 +44,20 @@ void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
     }
 }
 
-// Where the search for d starts: thresholds as parts of the mean. Weights below d / 2 are zeros.
-constexpr float THRESHOLDS[] = {0.8f, 1.5f};
-constexpr int ROUNDS = 2;
-
-// Returns the 16-bit d of a block. Half the largest value is llama.cpp's only threshold.
+// Returns the 16-bit d of a block. Weights below d / 2 are zeros. The search starts from parts of the
+// mean as thresholds, and from half the largest value, which is llama.cpp's only one.
 std::uint16_t find_d(const Magnitudes<SUPER>& block) {
     const float mean = mean_above(block, -1).value;
-    Mean best = mean_above(block, 0.5f * block.largest());
-    const auto try_threshold = [&](float threshold) {
-        const Mean found = mean_above(block, threshold);
+    const float thresholds[] = {0.5f * block.largest(), 0.8f * mean, 1.5f * mean};
+    Mean means[3];
+    means_above(block, thresholds, means);
+    Mean best = means[0];
+    for (const Mean& found : means) {
         best = found.gain > best.gain ? found : best;
-    };
-    for (float threshold : THRESHOLDS) {
-        try_threshold(threshold * mean);
     }
-    for (int round = 0; round < ROUNDS; ++round) {
-        try_threshold(0.5f * best.value);
+    for (int round = 0; round < 2; ++round) {
+        const Mean found = mean_above(block, 0.5f * best.value);
+        best = found.gain > best.gain ? found : best;
     }
     return half_from_float(best.value);
 }
