@@ -47,7 +47,7 @@ void quantize_q1_0(const float* row, const float* importance, int64_t columns, u
 constexpr int BLOCK = 64;
 
 // The codes that the extreme value may take: beyond 2, it is clipped; below 0, d is negative.
-constexpr float TARGETS[] = {1.0f, 2.0f, 1.5f, 2.6f, -1.0f, -1.5f, -2.0f};
+constexpr float TARGETS[] = {1.0f, 2.0f, 1.5f, 2.6f, -1.5f};
 constexpr float PLAIN_TARGETS[] = {1.0f, 2.0f, 2.6f, -1.5f};  // enough where costs are even
 
 // llama.cpp ignores importance here; an error counts by it alone.

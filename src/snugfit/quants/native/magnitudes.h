@@ -1,8 +1,6 @@
 // Blocks whose weights share one magnitude d: what TQ1_0, TQ2_0 and Q1_0 have in common.
 #pragma once
 
-#include <cmath>
-
 #include "half.h"
 #include "search.h"
 
@@ -16,27 +14,22 @@ struct Magnitudes {
     alignas(64) float cost[N];
 
     void load(const float* row, const float* importance) {
-        for (int i = 0; i < N; ++i) {
-            const float magnitude = std::fabs(row[i]);
-            value[i] = magnitude < LARGEST ? magnitude : LARGEST;
-        }
-        for (int i = 0; i < N; ++i) {
-            cost[i] = importance != nullptr ? importance[i] : 1.0f;
+        for (int i = 0; i < N; i += LANES) {
+            lanes(value + i) = smaller(magnitude(row_lanes(row + i)), splat(LARGEST));
+            lanes(cost + i) = importance != nullptr ? row_lanes(importance + i) : splat(1.0f);
         }
     }
 
     float largest() const {
-        float parts[16] = {};
-        for (int i = 0; i < N; i += 16) {
-            for (int j = 0; j < 16; ++j) {
-                parts[j] = value[i + j] > parts[j] ? value[i + j] : parts[j];
-            }
+        Floats found{};
+        for (int i = 0; i < N; i += LANES) {
+            found = larger(found, lanes(value + i));
         }
-        float found = 0;
-        for (float part : parts) {
-            found = part > found ? part : found;
+        float most = 0;
+        for (int i = 0; i < LANES; ++i) {
+            most = found[i] > most ? found[i] : most;
         }
-        return found;
+        return most;
     }
 };
 

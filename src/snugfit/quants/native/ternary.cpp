@@ -70,12 +70,15 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
         Magnitudes<SUPER> magnitudes;
         magnitudes.load(row + start, importance != nullptr ? importance + start : nullptr);
         const std::uint16_t d = find_d(magnitudes);
-        const float threshold = 0.5f * half_to_float(d);
-        uint8_t codes[SUPER];
-        for (int i = 0; i < SUPER; ++i) {
-            const float value = row[start + i];
-            codes[i] = static_cast<uint8_t>(1 + (value > threshold) - (value < -threshold));
+        const Floats threshold = splat(0.5f * half_to_float(d));
+        alignas(64) int whole[SUPER];
+        for (int i = 0; i < SUPER; i += LANES) {
+            const Floats value = row_lanes(row + start + i), one = splat(1.0f);
+            const Floats above = value > threshold ? one : Floats{};
+            store_whole(one + above - (value < -threshold ? one : Floats{}), whole + i);
         }
+        uint8_t codes[SUPER];
+        store_bytes<SUPER>(whole, codes);
         pack(codes, d, blocks);
     }
 }
