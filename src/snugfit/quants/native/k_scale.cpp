@@ -34,8 +34,8 @@ struct ThreeBits {
 struct SixBits {
     static constexpr int SUB = 16;
     static constexpr float LOW = -32, HIGH = 31, LOWEST_SCALE = -128, HIGHEST_SCALE = 127;
-    static constexpr float TARGETS[] = {-32.0f, -31.1f, -31.4f, -31.7f, -32.3f, -32.6f,
-                                    -32.9f, -30.7f, 30.6f,  31.0f,  31.3f,  -33.4f};
+    static constexpr float TARGETS[] = {-32.0f, -31.2f, -31.6f, -32.4f,
+                                    -32.9f, -30.6f, 30.6f,  31.2f};
     alignas(64) static constexpr float SCALE_TARGETS[16] = {
         -128.0f, -128.3f, -127.5f, -127.0f, -126.5f, -126.0f, -125.0f, -124.0f,
         127.0f,  127.3f,  126.5f,  126.0f,  125.0f,  124.0f,  123.0f,  122.0f};
