@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 
 import ggml_library
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError, UsageError
+from snugfit.models import open_model
 from snugfit.quants import _native
 from snugfit.quants.codecs import (
     CODECS,
@@ -60,10 +62,27 @@ def random_rows(kind: str, n_rows: int = 24) -> Rows:
         "zeros": lambda: np.zeros(shape),
         "one outlier": lambda: random.normal(0, 0.02, shape),
         "one weight": lambda: np.zeros(shape),
+        "outliers": lambda: random.normal(0, 0.02, shape),
+        "demo model": demo_rows,
     }[kind]()
+    if kind == "outliers":  # one in every 32
+        ends = random.choice([-1, 1], (n_rows, COLUMNS // 32)) * random.uniform(0.2, 1)
+        rows[:, np.arange(0, COLUMNS, 32) + random.integers(0, 32, COLUMNS // 32)] = ends
     if kind.startswith("one"):
         rows[np.arange(n_rows), random.integers(0, COLUMNS, n_rows)] = random.normal(0, 2, n_rows)
     return rows.astype(np.float32)
+
+
+@lru_cache
+def demo_rows() -> Rows:
+    """Every fortieth row or so of the demo model's matrices, cut to COLUMNS."""
+    model = open_model("demo")
+    parts = []
+    for name, tensor in model.tensors.items():
+        if len(tensor.shape) == 2:
+            weights = model.load(name)[::40].ravel()
+            parts.append(weights[: weights.size // COLUMNS * COLUMNS].reshape(-1, COLUMNS))
+    return np.concatenate(parts)
 
 
 def random_importance() -> Rows:
@@ -83,9 +102,12 @@ def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[n
     if type_name == "Q6_K":
         return x * x if importance is None else np.broadcast_to(importance, x.shape)
     if type_name in ("Q3_K", "IQ4_NL", "IQ4_XS") and importance is None:
+<<<<<<< HEAD
         # ggml counts x * x alone, which leaves small weights to chance; we count both.
         return x * x + 0.6 * mean_square(32 if type_name == "IQ4_NL" else 256)
     if type_name.startswith("IQ3") and importance is None:
+=======
+>>>>>>> fast
         return x * x
     if type_name == "IQ4_NL":
         return importance * np.sqrt(2 * mean_square(32) + x * x)
@@ -96,6 +118,7 @@ def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[n
         return alike * np.sqrt(mean_square(256) + x * x)
     if type_name == "IQ2_S":
         if importance is None:
+<<<<<<< HEAD
             return 0.5 * mean_square(256) + x * x
         return importance * np.sqrt(2 * mean_square(256) + x * x)
     if type_name == "IQ1_M" and importance is None:
@@ -105,6 +128,13 @@ def ggml_costs(rows: Rows, type_name: str, importance: Rows | None) -> NDArray[n
     if type_name in ("Q3_K", "Q4_K", "Q5_K", "IQ1_S", "IQ1_M", "IQ3_XXS", "IQ3_S", "IQ4_XS"):
         if importance is None:
             return np.sqrt(mean_square(32)) + np.abs(x)
+=======
+            return np.abs(x)
+        return importance * np.sqrt(mean_square(256) + x * x)
+    if type_name in ("Q4_K", "Q5_K") and importance is None:
+        return np.sqrt(mean_square(32)) + np.abs(x)
+    if type_name in ("Q3_K", "Q4_K", "Q5_K", "IQ4_XS"):
+>>>>>>> fast
         return importance * np.sqrt(2 * mean_square(256) + x * x)
     if type_name == "Q8_0" or importance is None:
         return np.ones_like(x)
@@ -204,6 +234,8 @@ def test_f32_is_copied() -> None:
         "zeros",
         "one outlier",
         "one weight",
+        "outliers",
+        "demo model",
     ],
 )
 @pytest.mark.parametrize("name", QUANTIZED)

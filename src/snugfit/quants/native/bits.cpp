@@ -60,7 +60,7 @@ void quantize_q1_0(const float* row, const float* importance, int64_t columns, u
 constexpr int BLOCK = 64;
 
 // The codes that the extreme value may take: beyond 2, it is clipped; below 0, d is negative.
-constexpr float TARGETS[] = {1.0f, 2.0f, 1.5f, 2.6f, -1.0f, -1.5f, -2.0f};
+constexpr float TARGETS[] = {1.0f, 2.0f, 1.5f, 2.6f, -1.5f};
 constexpr float PLAIN_TARGETS[] = {1.0f, 2.0f, 2.6f, -1.5f};  // enough where costs are even
 
 // llama.cpp ignores importance here; an error counts by it alone.
@@ -72,16 +72,14 @@ void fill_costs(Loaded<BLOCK>& loaded, const float* importance, int blocks) {
 
 void write_q2_0(const float* values, float scale, uint8_t* block) {
     const std::uint16_t half = half_from_float(scale);
-    const float unit = inverse(half_to_float(half));
     store_half(block, half);
     uint8_t codes[BLOCK];
-    for (int i = 0; i < BLOCK; ++i) {
-        const float code = clamp(nearest(values[i] * unit), -1, 2);
-        codes[i] = static_cast<uint8_t>(static_cast<int>(code) + 1);
-    }
+    store_codes<BLOCK>(values, 0, inverse(half_to_float(half)), -1, 2, codes);
     for (int i = 0; i < BLOCK / 4; ++i) {
-        block[2 + i] = static_cast<uint8_t>(codes[4 * i] | (codes[4 * i + 1] << 2) |
-                                            (codes[4 * i + 2] << 4) | (codes[4 * i + 3] << 6));
+        std::uint32_t four_codes;
+        std::memcpy(&four_codes, codes + 4 * i, sizeof four_codes);
+        // Moves bits 8 * j to bits 24 + 2 * j, for all four at once.
+        block[2 + i] = static_cast<uint8_t>((four_codes * 0x01041040u) >> 24);
     }
 }
 

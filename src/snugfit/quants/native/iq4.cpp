@@ -83,9 +83,11 @@ struct ExtraSmall {
     static constexpr int SUB = BLOCK;
     static constexpr Spread LOW_TARGETS{-150, -95}, HIGH_TARGETS{135, 85};
     static constexpr float LOWEST_SCALE = -32, HIGHEST_SCALE = 31;
-    alignas(64) static constexpr float SCALE_TARGETS[16] = {
-        -32.0f, -32.3f, -31.7f, -31.4f, -31.0f, -30.5f, -30.0f, -29.0f,
-        31.0f,  31.3f,  30.7f,  30.4f,  30.0f,  29.5f,  29.0f,  28.0f};
+    // Smaller ones help where few sub-blocks hold nearly all: more of them, less to round.
+    alignas(64) static constexpr float SCALE_TARGETS[32] = {
+        -32.0f, -32.3f, -31.7f, -31.4f, -31.0f, -30.5f, -30.0f, -29.0f, -28.0f, -27.0f, -26.0f,
+        -25.0f, -24.0f, -23.0f, -22.0f, -21.0f, 31.0f,  31.3f,  30.7f,  30.4f,  30.0f,  29.5f,
+        29.0f,  28.0f,  27.0f,  26.0f,  25.0f,  24.0f,  23.0f,  22.0f,  21.0f,  20.0f};
     Table table;
 
     Floats codes(Floats exact) const { return table(exact); }
@@ -95,18 +97,23 @@ struct ExtraSmall {
 };
 
 // llama.cpp's costs: importance * sqrt(2 * mean square + value^2), or the square of the value. To
-// that square a part of the mean is added, so that even costs come out lower than its, too.
-// GROUP: the weights of that mean.
+// that square a typical one is added, so that even costs come out lower than its, too.
+// GROUP: the weights of the mean.
 template <int GROUP>
 void fill_costs(Loaded<BLOCK>& loaded, const float* importance, int groups) {
     for (int start = 0; start < groups * GROUP; start += GROUP) {
         const float* value = loaded.value + start;
         float* cost = loaded.cost + start;
-        const float base = sum_of_squares(value, GROUP) * (2.0f / GROUP);
-        for (int i = 0; i < GROUP; ++i) {
-            cost[i] = importance != nullptr
-                          ? importance[start + i] * std::sqrt(base + value[i] * value[i])
-                          : value[i] * value[i] + 0.3f * base;
+        if (importance == nullptr) {
+            const float base = 2 * typical_square(value, GROUP);
+            for (int i = 0; i < GROUP; ++i) {
+                cost[i] = value[i] * value[i] + base;
+            }
+        } else {
+            const float base = sum_of_squares(value, GROUP) * (2.0f / GROUP);
+            for (int i = 0; i < GROUP; ++i) {
+                cost[i] = importance[start + i] * std::sqrt(base + value[i] * value[i]);
+            }
         }
     }
 }

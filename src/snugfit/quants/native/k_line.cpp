@@ -125,10 +125,8 @@ void find_codes(const float* values, const LineFit& fit, int first, uint8_t* cod
     for (int sub = 0; sub < SUBS_OF<Shape>; ++sub) {
         const float unit = inverse(fit.choice.scale[first + sub] * fit.d[first + sub]);
         const float offset = fit.choice.offset[first + sub] * fit.dmin[first + sub];
-        for (int i = sub * Shape::SUB; i < (sub + 1) * Shape::SUB; ++i) {
-            const float code = clamp(nearest((values[i] + offset) * unit), 0, Shape::TOP);
-            codes[i] = static_cast<uint8_t>(static_cast<int>(code));
-        }
+        store_codes<Shape::SUB>(values + sub * Shape::SUB, offset, unit, 0, Shape::TOP,
+                                codes + sub * Shape::SUB);
     }
 }
 

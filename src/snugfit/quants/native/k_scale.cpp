@@ -20,7 +20,7 @@ struct ThreeBits {
     static constexpr Spread LOW_TARGETS{-6, -2.5f}, HIGH_TARGETS{4.5f, 2};
     static constexpr float LOW = -4, HIGH = 3, LOWEST_SCALE = -32, HIGHEST_SCALE = 31;
     // Where costs are even, fewer starts find as good a scale.
-    static constexpr float PLAIN_TARGETS[] = {-4.0f, -3.2f, -3.6f, -4.5f, 3.0f, 3.4f};
+    static constexpr float PLAIN_TARGETS[] = {-4.0f, -3.4f, -4.6f, 3.2f};
     static constexpr float TARGETS[] = {-4.0f, -3.0f, -3.2f, -3.4f, -3.6f, -3.8f, -4.2f, -4.4f,
                                         -4.6f, -4.8f, -5.2f, 3.0f,  3.2f,  3.4f,  2.8f,  2.6f};
     alignas(64) static constexpr float SCALE_TARGETS[16] = {
@@ -30,15 +30,15 @@ struct ThreeBits {
     static Floats fit(const Tile<SUB>& tile, int first, bool uneven_costs) {
         constexpr WholeCodes CODES{LOW, HIGH};
         return uneven_costs ? fit_coarse_scale(tile, first, TARGETS, CODES, 2)
-                            : fit_coarse_scale(tile, first, PLAIN_TARGETS, CODES, 2);
+                            : fit_coarse_scale(tile, first, PLAIN_TARGETS, CODES, 1);
     }
 };
 struct SixBits {
     static constexpr int SUB = 16;
     static constexpr Spread LOW_TARGETS{-33.5f, -28}, HIGH_TARGETS{32.5f, 28};
     static constexpr float LOW = -32, HIGH = 31, LOWEST_SCALE = -128, HIGHEST_SCALE = 127;
-    static constexpr float TARGETS[] = {-32.0f, -31.1f, -31.4f, -31.7f, -32.3f, -32.6f,
-                                    -32.9f, -30.7f, 30.6f,  31.0f,  31.3f,  -33.4f};
+    static constexpr float TARGETS[] = {-32.0f, -31.2f, -31.6f, -32.4f,
+                                    -32.9f, -30.6f, 30.6f,  31.2f};
     alignas(64) static constexpr float SCALE_TARGETS[16] = {
         -128.0f, -128.3f, -127.5f, -127.0f, -126.5f, -126.0f, -125.0f, -124.0f,
         127.0f,  127.3f,  126.5f,  126.0f,  125.0f,  124.0f,  123.0f,  122.0f};
@@ -50,19 +50,21 @@ struct SixBits {
 
 // llama.cpp's costs: without importance the square of the value; with it, the importance itself in
 // Q6_K, and importance * sqrt(2 * mean square of the super-block + value^2) in Q3_K. To Q3_K's
-// squares a part of their mean is added, so that even costs come out lower than its, too.
+// squares a typical one is added, so that even costs come out lower than its, too.
 template <typename Shape>
 void fill_costs(Loaded<SUB>& loaded, const float* importance, int) {
     constexpr bool COARSE = Shape::HIGH < SixBits::HIGH;
     const float* value = loaded.value;
-    const float mean_square = COARSE ? sum_of_squares(value, SUPER) * (1.0f / SUPER) : 0;
-    for (int i = 0; i < SUPER; ++i) {
-        const float square = value[i] * value[i];
-        if (importance == nullptr) {
-            loaded.cost[i] = square + 0.6f * mean_square;
-        } else {
+    if (importance == nullptr) {
+        const float base = COARSE ? 3 * typical_square(value, SUPER) : 0.0f;
+        for (int i = 0; i < SUPER; ++i) {
+            loaded.cost[i] = value[i] * value[i] + base;
+        }
+    } else {
+        const float base = COARSE ? sum_of_squares(value, SUPER) * (2.0f / SUPER) : 0.0f;
+        for (int i = 0; i < SUPER; ++i) {
             loaded.cost[i] =
-                COARSE ? importance[i] * std::sqrt(2 * mean_square + square) : importance[i];
+                COARSE ? importance[i] * std::sqrt(base + value[i] * value[i]) : importance[i];
         }
     }
 }
@@ -111,13 +113,14 @@ void pack_q3_k(const uint8_t* codes, const float* scales, float d, uint8_t* bloc
 }
 
 template <typename Shape>
-void find_codes(const float* values, const float* scales, float d, uint8_t* codes) {
+void find_codes(const float* values, const ScaleFit& fit, uint8_t* codes) {
+    alignas(64) float unit[SUBS];
+    for (int first = 0; first < SUBS; first += LANES) {
+        lanes(unit + first) = inverse(lanes(fit.choice.scale + first) * lanes(fit.d + first));
+    }
     for (int sub = 0; sub < SUBS; ++sub) {
-        const float unit = inverse(scales[sub] * d);
-        for (int i = sub * SUB; i < (sub + 1) * SUB; ++i) {
-            const float code = clamp(nearest(values[i] * unit), Shape::LOW, Shape::HIGH);
-            codes[i] = static_cast<uint8_t>(static_cast<int>(code - Shape::LOW));
-        }
+        store_codes<SUB>(values + sub * SUB, 0, unit[sub], Shape::LOW, Shape::HIGH,
+                         codes + sub * SUB);
     }
 }
 
@@ -130,7 +133,7 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                        ScaleFit fit;
                        fit_scales(Shape{}, loaded.tile, importance != nullptr, fit);
                        uint8_t codes[SUPER];
-                       find_codes<Shape>(loaded.value, fit.choice.scale, fit.d[0], codes);
+                       find_codes<Shape>(loaded.value, fit, codes);
                        PACK(codes, fit.choice.scale, fit.d[0], blocks + super * BYTES);
                    });
 }

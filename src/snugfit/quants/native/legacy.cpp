@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "expand.h"
+#include "even_blocks.h"
 #include "half.h"
 #include "kernels.h"
 #include "line_search.h"
@@ -16,19 +17,13 @@ namespace {
 constexpr int BLOCK = 32;
 using Tiled = Loaded<BLOCK>;
 
-// The codes that the value farthest from zero may take. It often pays to clip it a little, or to
-// give it the positive end although the negative one has a code more.
-constexpr float TARGETS_4_BITS[] = {-8.0f, -6.6f, -7.0f, -7.2f, -7.4f, -7.6f, -7.8f,  -8.2f,
-                                    -8.4f, -8.6f, -8.8f, -9.1f, -9.4f, -9.8f, -10.4f, 6.2f,
-                                    6.6f,  7.0f,  7.3f,  7.6f,  8.0f,  8.6f};
-constexpr float TARGETS_5_BITS[] = {-16.0f, -14.6f, -15.0f, -15.2f, -15.4f, -15.6f, -15.8f,
-                                    -16.2f, -16.4f, -16.6f, -16.9f, -17.3f, -17.8f, -18.6f,
-                                    14.2f,  14.6f,  15.0f,  15.3f,  15.6f,  16.2f};
+// The codes that the value farthest from zero may have: those which together lose least, chosen one
+// after the other on Gaussian and Laplace weights, with even and with uneven importance.
+constexpr float TARGETS_4_BITS[] = {-8.0f, -8.2f, -7.1f, -9.4f, -7.8f, -8.5f, -6.2f, -7.3f, -8.8f};
+constexpr float TARGETS_5_BITS[] = {-16.0f, -16.2f, -15.0f, -17.4f, -14.2f, -15.7f, -16.4f, -15.3f};
 // Where costs are even, few of them are enough.
-constexpr float EVEN_TARGETS_4_BITS[] = {-8.0f, -7.3f, -8.7f, 7.2f};
-constexpr float EVEN_TARGETS_5_BITS[] = {-16.0f, -15.3f, -16.6f, 15.3f};
-constexpr Ends EVEN_ENDS[] = {{0, 0}, {0.4f, -0.4f}, {-0.4f, 0.4f}};
-constexpr float TARGETS_8_BITS[] = {127.0f, 126.5f, 127.4f};
+constexpr float EVEN_STARTS_4_BITS[] = {-8.0f, -8.7f};
+constexpr float EVEN_STARTS_5_BITS[] = {-16.0f, -15.3f};
 
 // Calls work(loaded, blocks, first block) for each tile of a row. With importance, an error counts
 // by importance * sqrt(mean square of the row + value^2), which is llama.cpp's rule; without, all
@@ -49,23 +44,66 @@ void for_blocks(const float* row, const float* importance, int64_t columns, cons
     for_tiles<BLOCK, BLOCK, true>(row, importance, columns, fill_costs, work);
 }
 
-// Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
-void pack_nibbles(const uint8_t* codes, uint8_t* bytes) {
-    uint8_t packed[BLOCK / 2];  // which nothing else points to, so that this becomes vector code
-    for (int i = 0; i < BLOCK / 2; ++i) {
-        packed[i] = static_cast<uint8_t>((codes[i] & 15) | ((codes[i + BLOCK / 2] & 15) << 4));
+void invert(const float* scale, float* unit) {
+    for (int first = 0; first < SUBS; first += LANES) {
+        lanes(unit + first) = inverse(lanes(scale + first));
     }
-    std::memcpy(bytes, packed, sizeof packed);
 }
 
-// Writes the fifth bit of codes 0..31, one bit a weight.
-void pack_fifth_bits(const uint8_t* codes, uint8_t* bytes) {
+void to_halves(const float* values, std::uint16_t* halves) {
+    std::uint16_t found[SUBS];  // which nothing else points to, so that this becomes vector code
+    for (int i = 0; i < SUBS; ++i) {
+        found[i] = half_from_float(values[i]);
+    }
+    std::memcpy(halves, found, sizeof found);
+}
+
+constexpr int VECTORS = BLOCK / LANES;
+using Codes = Floats[VECTORS];
+
+// Finds the codes of a block, from `low` to `high`, and adds `zero`.
+inline void round_codes(const float* values, float offset, float unit, float low, float high,
+                        float zero, Codes& codes) {
+    for (int i = 0; i < VECTORS; ++i) {
+        const Floats exact = (row_lanes(values + i * LANES) - offset) * unit;
+        codes[i] = clamp(nearest(exact), low, high) + zero;
+    }
+}
+
+inline std::uint64_t load_eight(const uint8_t* bytes) {
+    std::uint64_t eight;
+    std::memcpy(&eight, bytes, sizeof eight);
+    return eight;
+}
+
+// Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
+inline void pack_nibbles(const Codes& codes, uint8_t* bytes) {
+    alignas(64) int whole[BLOCK / 2];
+    for (int i = 0; i < VECTORS / 2; ++i) {
+        store_whole(codes[i] + 16.0f * codes[i + VECTORS / 2], whole + i * LANES);
+    }
+    store_bytes<BLOCK / 2>(whole, bytes);
+}
+
+// As pack_nibbles, for codes 0..31: their fifth bits, one bit a weight, and then their nibbles.
+inline void pack_five_bits(const Codes& codes, uint8_t* bytes) {
+    constexpr std::uint64_t NIBBLES = 0x0f0f0f0f0f0f0f0f, BITS = 0x0101010101010101;
+    alignas(64) int whole[BLOCK];
+    for (int i = 0; i < VECTORS; ++i) {
+        store_whole(codes[i], whole + i * LANES);
+    }
+    uint8_t small[BLOCK];
+    store_bytes<BLOCK>(whole, small);
     for (int i = 0; i < BLOCK / 8; ++i) {
-        int byte = 0;
-        for (int bit = 0; bit < 8; ++bit) {
-            byte |= (codes[8 * i + bit] >> 4) << bit;
-        }
-        bytes[i] = static_cast<uint8_t>(byte);
+        const std::uint64_t bits = (load_eight(small + 8 * i) >> 4) & BITS;
+        // Moves bit 8 * j to bit 56 + j, for all eight at once.
+        bytes[i] = static_cast<uint8_t>((bits * 0x0102040810204080) >> 56);
+    }
+    for (int i = 0; i < BLOCK / 2; i += 8) {
+        const std::uint64_t low = load_eight(small + i) & NIBBLES;
+        const std::uint64_t high = load_eight(small + i + BLOCK / 2) & NIBBLES;
+        const std::uint64_t packed = low | (high << 4);
+        std::memcpy(bytes + 4 + i, &packed, sizeof packed);
     }
 }
 
@@ -78,62 +116,102 @@ struct Layout {
 };
 
 template <int BITS, bool OFFSET>
-void write_block(const float* values, float scale, float offset, uint8_t* block) {
-    using Bytes = Layout<BITS, OFFSET>;
-    const std::uint16_t scale_bits = half_from_float(scale);
-    const std::uint16_t offset_bits = half_from_float(offset);
-    const float unit = inverse(half_to_float(scale_bits));
-    const float base = OFFSET ? half_to_float(offset_bits) : 0.0f;
-    const float zero = OFFSET ? 0.0f : static_cast<float>(1 << (BITS - 1));
-    uint8_t codes[BLOCK];
-    for (int i = 0; i < BLOCK; ++i) {
-        const float code = nearest((values[i] - base) * unit) + zero;
-        codes[i] = static_cast<uint8_t>(static_cast<int>(clamp(code, 0, (1 << BITS) - 1)));
+void write_codes(const Codes& codes, uint8_t* block) {
+    if constexpr (BITS == 5) {
+        pack_five_bits(codes, block + Layout<BITS, OFFSET>::HIGH);
+    } else {
+        pack_nibbles(codes, block + Layout<BITS, OFFSET>::LOW);
     }
-    store_half(block, scale_bits);
-    if (OFFSET) {
-        store_half(block + 2, offset_bits);
-    }
-    if (BITS == 5) {
-        pack_fifth_bits(codes, block + Bytes::HIGH);
-    }
-    pack_nibbles(codes, block + Bytes::LOW);
 }
 
-template <int BITS>
-Floats fit_symmetric(const Tile<BLOCK>& tile, int first, bool even) {
-    constexpr WholeCodes CODES{-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1};
-    if constexpr (BITS == 4) {
-        return even ? fit_scale<true>(tile, first, EVEN_TARGETS_4_BITS, CODES, 0)
-                    : fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 2);
-    } else {
-        return even ? fit_scale<true>(tile, first, EVEN_TARGETS_5_BITS, CODES, 0)
-                    : fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 2);
+// Writes scales and offsets, which are 16-bit numbers.
+template <int BYTES, bool OFFSET>
+void write_heads(const float* scale, const float* offset, int count, uint8_t* blocks) {
+    std::uint16_t scale_bits[SUBS], offset_bits[SUBS];
+    to_halves(scale, scale_bits);
+    if (OFFSET) {
+        to_halves(offset, offset_bits);
+    }
+    for (int i = 0; i < count; ++i) {
+        store_half(blocks + i * BYTES, scale_bits[i]);
+        if (OFFSET) {
+            store_half(blocks + i * BYTES + 2, offset_bits[i]);
+        }
     }
 }
 
 template <int BITS, bool OFFSET>
+void write_blocks(const float* values, int count, const float* scale, const float* offset,
+                  uint8_t* blocks) {
+    constexpr int BYTES = Layout<BITS, OFFSET>::BYTES;
+    constexpr float LOW = OFFSET ? 0 : -(1 << (BITS - 1));
+    constexpr float HIGH = LOW + (1 << BITS) - 1;
+    alignas(64) float unit[SUBS];
+    invert(scale, unit);
+    for (int i = 0; i < count; ++i) {
+        Codes codes;
+        round_codes(values + i * BLOCK, offset[i], unit[i], LOW, HIGH, -LOW, codes);
+        write_codes<BITS, OFFSET>(codes, blocks + i * BYTES);
+    }
+    write_heads<BYTES, OFFSET>(scale, offset, count, blocks);
+}
+
+template <int BITS>
+Floats fit_symmetric(const Tile<BLOCK>& tile, int first) {
+    constexpr WholeCodes CODES{-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1};
+    if constexpr (BITS == 4) {
+        return fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 0);
+    } else {
+        return fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 0);
+    }
+}
+
+template <int BITS, bool OFFSET>
+void quantize_evenly(const float* row, int64_t columns, uint8_t* row_blocks) {
+    constexpr int BYTES = Layout<BITS, OFFSET>::BYTES;
+    for_groups(row, columns, [&](Group& group, int count, int64_t first_block) {
+        uint8_t* blocks = row_blocks + first_block * BYTES;
+        alignas(64) float scale[SUBS], offset[SUBS] = {};
+        if constexpr (OFFSET) {
+            fit_even_lines(group, (1 << BITS) - 1, scale, offset,
+                           [&](int block, const Codes& codes) {
+                               if (block < count) {
+                                   write_codes<BITS, OFFSET>(codes, blocks + block * BYTES);
+                               }
+                           });
+            write_heads<BYTES, OFFSET>(scale, offset, count, blocks);
+        } else {
+            if constexpr (BITS == 4) {
+                fit_even_scales(group, EVEN_STARTS_4_BITS, -8, 7, scale);
+            } else {
+                fit_even_scales(group, EVEN_STARTS_5_BITS, -16, 15, scale);
+            }
+            write_blocks<BITS, OFFSET>(group.value, count, scale, offset, blocks);
+        }
+    });
+}
+
+template <int BITS, bool OFFSET>
 void quantize(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
+    if (importance == nullptr) {
+        quantize_evenly<BITS, OFFSET>(row, columns, blocks);
+        return;
+    }
     constexpr float TOP = (1 << BITS) - 1;
-    const bool even = importance == nullptr;
     for_blocks(row, importance, columns, [&](const Tiled& loaded, int count, int64_t first_block) {
         alignas(64) float scale[SUBS], offset[SUBS] = {};
         for (int first = 0; first < count; first += LANES) {
             if constexpr (OFFSET) {
-                const Line fitted = even
-                                        ? fit_line(loaded.tile, first, EVEN_ENDS, TOP, 0, false)
-                                        : fit_line(loaded.tile, first, ENDS, TOP, 1, false);
+                const Line fitted = fit_line(loaded.tile, first, ENDS, TOP, 1, false);
                 const Line line = round_line(loaded.tile, first, fitted, TOP);
                 lanes(scale + first) = line.scale;
                 lanes(offset + first) = line.offset;
             } else {
-                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first, even);
+                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first);
             }
         }
-        for (int i = 0; i < count; ++i) {
-            uint8_t* block = blocks + (first_block + i) * Layout<BITS, OFFSET>::BYTES;
-            write_block<BITS, OFFSET>(loaded.value + i * BLOCK, scale[i], offset[i], block);
-        }
+        write_blocks<BITS, OFFSET>(loaded.value, count, scale, offset,
+                                   blocks + first_block * Layout<BITS, OFFSET>::BYTES);
     });
 }
 
@@ -164,23 +242,24 @@ void dequantize(const uint8_t* blocks, int64_t columns, float* row) {
 
 // llama.cpp ignores importance here, and so do we: at 8 bits it buys nothing.
 void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blocks) {
-    for_blocks(row, nullptr, columns, [&](const Tiled& loaded, int count, int64_t first_block) {
+    // -128 is left out: the products of some runtimes cannot hold it.
+    constexpr float STARTS[] = {127.0f};
+    for_groups(row, columns, [&](const Group& group, int count, int64_t first_block) {
         alignas(64) float scale[SUBS];
-        for (int first = 0; first < count; first += LANES) {
-            // -128 is left out: the products of some runtimes cannot hold it.
-            lanes(scale + first) =
-                fit_scale<true>(loaded.tile, first, TARGETS_8_BITS, WholeCodes{-127, 127}, 1);
-        }
+        fit_even_scales(group, STARTS, -127, 127, scale);
+        alignas(64) float unit[SUBS];
+        invert(scale, unit);
+        uint8_t* first = blocks + first_block * 34;
         for (int i = 0; i < count; ++i) {
-            uint8_t* block = blocks + (first_block + i) * 34;
-            const std::uint16_t scale_bits = half_from_float(scale[i]);
-            const float unit = inverse(half_to_float(scale_bits));
-            store_half(block, scale_bits);
-            for (int j = 0; j < BLOCK; ++j) {
-                const float code = nearest(loaded.value[i * BLOCK + j] * unit);
-                block[2 + j] = static_cast<uint8_t>(static_cast<int>(clamp(code, -127, 127)));
+            Codes codes;
+            alignas(64) int whole[BLOCK];
+            round_codes(group.value + i * BLOCK, 0, unit[i], -127, 127, 0, codes);
+            for (int j = 0; j < VECTORS; ++j) {
+                store_whole(codes[j], whole + j * LANES);
             }
+            store_bytes<BLOCK>(whole, first + i * 34 + 2);
         }
+        write_heads<34, false>(scale, nullptr, count, first);
     });
 }
 

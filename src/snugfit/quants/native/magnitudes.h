@@ -1,8 +1,6 @@
 // Blocks whose weights share one magnitude d: what TQ1_0, TQ2_0 and Q1_0 have in common.
 #pragma once
 
-#include <cmath>
-
 #include "half.h"
 #include "search.h"
 
@@ -16,27 +14,22 @@ struct Magnitudes {
     alignas(64) float cost[N];
 
     void load(const float* row, const float* importance) {
-        for (int i = 0; i < N; ++i) {
-            const float magnitude = std::fabs(row[i]);
-            value[i] = magnitude < LARGEST ? magnitude : LARGEST;
-        }
-        for (int i = 0; i < N; ++i) {
-            cost[i] = importance != nullptr ? importance[i] : 1.0f;
+        for (int i = 0; i < N; i += LANES) {
+            lanes(value + i) = smaller(magnitude(row_lanes(row + i)), splat(LARGEST));
+            lanes(cost + i) = importance != nullptr ? row_lanes(importance + i) : splat(1.0f);
         }
     }
 
     float largest() const {
-        float parts[16] = {};
-        for (int i = 0; i < N; i += 16) {
-            for (int j = 0; j < 16; ++j) {
-                parts[j] = value[i + j] > parts[j] ? value[i + j] : parts[j];
-            }
+        Floats found{};
+        for (int i = 0; i < N; i += LANES) {
+            found = larger(found, lanes(value + i));
         }
-        float found = 0;
-        for (float part : parts) {
-            found = part > found ? part : found;
+        float most = 0;
+        for (int i = 0; i < LANES; ++i) {
+            most = found[i] > most ? found[i] : most;
         }
-        return found;
+        return most;
     }
 };
 
@@ -45,21 +38,34 @@ struct Mean {
     float gain;  // what it saves against storing zeros
 };
 
-// The weighted mean of the magnitudes above a threshold: the d that costs least if these are kept.
-template <int N>
-Mean mean_above(const Magnitudes<N>& block, float threshold) {
-    Floats costs[PARTS]{}, values[PARTS]{};
+// The weighted means of the magnitudes above thresholds: the d that cost least if these are kept.
+template <int N, int COUNT>
+void means_above(const Magnitudes<N>& block, const float (&thresholds)[COUNT],
+                 Mean (&means)[COUNT]) {
+    Floats costs[COUNT][PARTS]{}, values[COUNT][PARTS]{};
     for (int i = 0; i < N; i += 16) {
         for (int part = 0; part < PARTS; ++part) {
             const Floats value = lanes(block.value + i + part * LANES);
             const Floats cost = lanes(block.cost + i + part * LANES);
-            const Floats kept = value > splat(threshold) ? cost : Floats{};
-            costs[part] += kept;
-            values[part] += kept * value;
+            for (int j = 0; j < COUNT; ++j) {
+                const Floats kept = value > splat(thresholds[j]) ? cost : Floats{};
+                costs[j][part] += kept;
+                values[j][part] += kept * value;
+            }
         }
     }
-    const float cost = total(costs), value = total(values);
-    return cost > 0 ? Mean{value / cost, value * (value / cost)} : Mean{0, 0};
+    for (int j = 0; j < COUNT; ++j) {
+        const float cost = total(costs[j]), value = total(values[j]);
+        const float mean = cost > 0 ? value / cost : 0;
+        means[j] = {mean, value * mean};
+    }
+}
+
+template <int N>
+Mean mean_above(const Magnitudes<N>& block, float threshold) {
+    Mean found[1];
+    means_above(block, {threshold}, found);
+    return found[0];
 }
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

@@ -6,6 +6,10 @@
 
 #include <cstdint>
 
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
 #include "half.h"
 
 namespace snugfit::SNUGFIT_INSTRUCTION_SET {
@@ -41,8 +45,49 @@ inline Floats splat(float value) { return value - Floats{}; }
 inline Floats& lanes(float* first) { return *reinterpret_cast<Floats*>(first); }
 inline Floats lanes(const float* first) { return *reinterpret_cast<const Floats*>(first); }
 
+// As lanes, for a place in a row: rows start at any float.
+typedef float RowFloats __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
+inline Floats row_lanes(const float* first) { return *reinterpret_cast<const RowFloats*>(first); }
+
+typedef int Whole __attribute__((vector_size(4 * LANES), may_alias));
+inline void store_whole(Floats values, int* to) {
+    *reinterpret_cast<Whole*>(to) = __builtin_convertvector(values, Whole);
+}
+
+// Stores the last bytes of small whole numbers. GCC takes them apart one by one, if left to itself.
+template <int COUNT>
+void store_bytes(const int* whole, std::uint8_t* bytes) {
+    static_assert(COUNT % 16 == 0, "sixteen bytes are a vector");
+    for (int i = 0; i < COUNT; i += 16) {
+#if defined(__SSE2__)
+        const __m128i* from = reinterpret_cast<const __m128i*>(whole + i);
+        const __m128i last = _mm_set1_epi16(255);
+        const __m128i low = _mm_and_si128(_mm_packs_epi32(from[0], from[1]), last);
+        const __m128i high = _mm_and_si128(_mm_packs_epi32(from[2], from[3]), last);
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + i), _mm_packus_epi16(low, high));
+#else
+        for (int j = i; j < i + 16; ++j) {
+            bytes[j] = static_cast<std::uint8_t>(whole[j]);
+        }
+#endif
+    }
+}
+
+// The same as a < b ? a : b and a > b ? a : b, of which GCC makes two operations where one side is a
+// constant.
+#if defined(__AVX512F__)
+inline Floats smaller(Floats a, Floats b) { return _mm512_maskz_min_ps(0xffff, a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(0xffff, a, b); }
+#elif defined(__AVX__)
+inline Floats smaller(Floats a, Floats b) { return _mm256_min_ps(a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm256_max_ps(a, b); }
+#elif defined(__SSE2__)
+inline Floats smaller(Floats a, Floats b) { return _mm_min_ps(a, b); }
+inline Floats larger(Floats a, Floats b) { return _mm_max_ps(a, b); }
+#else
 inline Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 inline Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+#endif
 inline Floats magnitude(Floats a) { return larger(a, -a); }
 inline Floats clamp(Floats a, float low, float high) {
     return smaller(larger(a, splat(low)), splat(high));

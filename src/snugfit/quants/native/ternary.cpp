@@ -44,23 +44,20 @@ void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
     }
 }
 
-// Where the search for d starts: thresholds as parts of the mean. Weights below d / 2 are zeros.
-constexpr float THRESHOLDS[] = {0.8f, 1.5f};
-constexpr int ROUNDS = 2;
-
-// Returns the 16-bit d of a block. Half the largest value is llama.cpp's only threshold.
+// Returns the 16-bit d of a block. Weights below d / 2 are zeros. The search starts from parts of the
+// mean as thresholds, and from half the largest value, which is llama.cpp's only one.
 std::uint16_t find_d(const Magnitudes<SUPER>& block) {
     const float mean = mean_above(block, -1).value;
-    Mean best = mean_above(block, 0.5f * block.largest());
-    const auto try_threshold = [&](float threshold) {
-        const Mean found = mean_above(block, threshold);
+    const float thresholds[] = {0.5f * block.largest(), 0.8f * mean, 1.5f * mean};
+    Mean means[3];
+    means_above(block, thresholds, means);
+    Mean best = means[0];
+    for (const Mean& found : means) {
         best = found.gain > best.gain ? found : best;
-    };
-    for (float threshold : THRESHOLDS) {
-        try_threshold(threshold * mean);
     }
-    for (int round = 0; round < ROUNDS; ++round) {
-        try_threshold(0.5f * best.value);
+    for (int round = 0; round < 2; ++round) {
+        const Mean found = mean_above(block, 0.5f * best.value);
+        best = found.gain > best.gain ? found : best;
     }
     return half_from_float(best.value);
 }
@@ -73,12 +70,15 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
         Magnitudes<SUPER> magnitudes;
         magnitudes.load(row + start, importance != nullptr ? importance + start : nullptr);
         const std::uint16_t d = find_d(magnitudes);
-        const float threshold = 0.5f * half_to_float(d);
-        uint8_t codes[SUPER];
-        for (int i = 0; i < SUPER; ++i) {
-            const float value = row[start + i];
-            codes[i] = static_cast<uint8_t>(1 + (value > threshold) - (value < -threshold));
+        const Floats threshold = splat(0.5f * half_to_float(d));
+        alignas(64) int whole[SUPER];
+        for (int i = 0; i < SUPER; i += LANES) {
+            const Floats value = row_lanes(row + start + i), one = splat(1.0f);
+            const Floats above = value > threshold ? one : Floats{};
+            store_whole(one + above - (value < -threshold ? one : Floats{}), whole + i);
         }
+        uint8_t codes[SUPER];
+        store_bytes<SUPER>(whole, codes);
         pack(codes, d, blocks);
     }
 }

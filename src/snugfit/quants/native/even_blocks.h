@@ -1,0 +1,256 @@
+// Blocks of 32 weights whose errors all count alike: scales and lines from one or two sets of codes.
+//
+// Rows are read as they lie, a vector holding neighbours of one block, since turning them would cost
+// more than the fits. Sixteen blocks make a group. A sum over a block ends in four partial sums;
+// those of a group are turned, and from then on a vector holds one number of each block.
+#pragma once
+
+#include "search.h"
+
+namespace snugfit::SNUGFIT_INSTRUCTION_SET {
+
+constexpr int EVEN_BLOCK = 32;
+constexpr int GROUP = EVEN_BLOCK * SUBS;
+
+struct Sum {
+    template <typename Vector>
+    Vector operator()(Vector a, Vector b) const {
+        return a + b;
+    }
+};
+struct Smallest {
+    template <typename Vector>
+    Vector operator()(Vector a, Vector b) const {
+        return a < b ? a : b;
+    }
+};
+struct Largest {
+    template <typename Vector>
+    Vector operator()(Vector a, Vector b) const {
+        return a > b ? a : b;
+    }
+};
+
+// Joins the parts of lanes i, i + 4, i + 8 and i + 12: first those 8 apart, as for any width.
+template <typename Join, typename Vector>
+inline Four fold(const Vector (&parts)[PARTS], Join join) {
+    if constexpr (PARTS == 4) {
+        return join(join(parts[0], parts[2]), join(parts[1], parts[3]));
+    } else if constexpr (PARTS == 2) {
+        const Vector eight = join(parts[0], parts[1]);
+        return join(__builtin_shufflevector(eight, eight, 0, 1, 2, 3),
+                    __builtin_shufflevector(eight, eight, 4, 5, 6, 7));
+    } else {
+        const Vector all = parts[0];
+        return join(join(__builtin_shufflevector(all, all, 0, 1, 2, 3),
+                         __builtin_shufflevector(all, all, 8, 9, 10, 11)),
+                    join(__builtin_shufflevector(all, all, 4, 5, 6, 7),
+                         __builtin_shufflevector(all, all, 12, 13, 14, 15)));
+    }
+}
+
+// One number of each block of a group, while it is in four parts.
+template <typename Join>
+class Folded {
+public:
+    void put(int block, const Floats (&parts)[PARTS]) {
+        four(parts_ + 4 * block) = fold(parts, Join{});
+    }
+    // Turns squares of four and joins their rows.
+    void join_to(float* out) const {
+        const Join join;
+        for (int block = 0; block < SUBS; block += 4) {
+            const float* corner = parts_ + 4 * block;
+            const Four a = four(corner), b = four(corner + 4);
+            const Four c = four(corner + 8), d = four(corner + 12);
+            const Four ab = join(__builtin_shufflevector(a, b, 0, 4, 1, 5),
+                                 __builtin_shufflevector(a, b, 2, 6, 3, 7));
+            const Four cd = join(__builtin_shufflevector(c, d, 0, 4, 1, 5),
+                                 __builtin_shufflevector(c, d, 2, 6, 3, 7));
+            four(out + block) = join(__builtin_shufflevector(ab, cd, 0, 1, 4, 5),
+                                     __builtin_shufflevector(ab, cd, 2, 3, 6, 7));
+        }
+    }
+
+private:
+    alignas(64) float parts_[4 * SUBS];
+};
+
+// Sixteen blocks: their weights, where they lie, and the smallest and largest one of each.
+struct Group {
+    const float* value;
+    alignas(64) float low[SUBS], high[SUBS];
+};
+
+inline void find_ends(Group& group) {
+    Folded<Smallest> lows;
+    Folded<Largest> highs;
+    for (int block = 0; block < SUBS; ++block) {
+        Floats low[PARTS], high[PARTS];
+        for (int part = 0; part < PARTS; ++part) {
+            const Floats a = row_lanes(group.value + block * EVEN_BLOCK + part * LANES);
+            const Floats b = row_lanes(group.value + block * EVEN_BLOCK + 16 + part * LANES);
+            low[part] = smaller(a, b);
+            high[part] = larger(a, b);
+        }
+        lows.put(block, low);
+        highs.put(block, high);
+    }
+    lows.join_to(group.low);
+    highs.join_to(group.high);
+}
+
+inline bool has_huge(const Group& group) {
+    bool huge = false;
+    for (int i = 0; i < SUBS; ++i) {
+        huge |= group.high[i] > LARGEST || group.low[i] < -LARGEST;
+    }
+    return huge;
+}
+
+// Calls work(group, blocks, first block) for each group of a row. Weights are copied only where
+// some are too large, and at a row's end, where zeros follow them.
+template <typename Work>
+void for_groups(const float* row, std::int64_t columns, const Work& work) {
+    Group group;
+    alignas(64) float copy[GROUP];
+    for (std::int64_t start = 0; start < columns; start += GROUP) {
+        const int count = static_cast<int>(columns - start < GROUP ? columns - start : GROUP);
+        const auto take_copy = [&] {
+            for (int i = 0; i < GROUP; ++i) {
+                copy[i] = i < count ? clamp(row[start + i], -LARGEST, LARGEST) : 0.0f;
+            }
+            group.value = copy;
+        };
+        group.value = row + start;
+        if (count < GROUP) {
+            take_copy();
+        }
+        find_ends(group);
+        if (has_huge(group)) {
+            take_copy();
+            find_ends(group);
+        }
+        work(group, count / EVEN_BLOCK, start / EVEN_BLOCK);
+    }
+}
+
+// --- value = scale * code ----------------------------------------------------------------------
+
+// Finds a 16-bit scale for each block, from the codes of each start. A start is the code that the
+// value farthest from zero would have. For the codes that the first start gives, no 16-bit scale is
+// better than the one found.
+template <int STARTS>
+void fit_even_scales(const Group& group, const float (&starts)[STARTS], float low, float high,
+                     float* scale) {
+    alignas(64) float unit[STARTS][SUBS], code_code[STARTS][SUBS], rest_code[STARTS][SUBS],
+        rest_rest[STARTS][SUBS];
+    Folded<Sum> codes[STARTS], products[STARTS], rests[STARTS];
+    for (int first = 0; first < SUBS; first += LANES) {
+        const Floats least = lanes(group.low + first), most = lanes(group.high + first);
+        const Floats whole = inverse(most > -least ? most : least);
+        for (int start = 0; start < STARTS; ++start) {
+            lanes(unit[start] + first) = starts[start] * whole;
+        }
+    }
+    for (int block = 0; block < SUBS; ++block) {
+        const float* value = group.value + block * EVEN_BLOCK;
+        for (int start = 0; start < STARTS; ++start) {
+            Floats code_sums[PARTS]{}, product_sums[PARTS]{}, rest_sums[PARTS]{};
+            for (int i = 0; i < EVEN_BLOCK; i += LANES) {
+                const int part = i / LANES % PARTS;
+                const Floats exact = row_lanes(value + i) * unit[start][block];
+                const Floats code = clamp(nearest(exact), low, high);
+                const Floats rest = exact - code;
+                code_sums[part] += code * code;
+                product_sums[part] += rest * code;
+                if (STARTS > 1) {
+                    rest_sums[part] += rest * rest;
+                }
+            }
+            codes[start].put(block, code_sums);
+            products[start].put(block, product_sums);
+            if (STARTS > 1) {
+                rests[start].put(block, rest_sums);
+            }
+        }
+    }
+    for (int start = 0; start < STARTS; ++start) {
+        codes[start].join_to(code_code[start]);
+        products[start].join_to(rest_code[start]);
+        if (STARTS > 1) {
+            rests[start].join_to(rest_rest[start]);
+        }
+    }
+    for (int first = 0; first < SUBS; first += LANES) {
+        Trial best{Floats{}, splat(3.4e38f)};
+        for (int start = 0; start < STARTS; ++start) {
+            const Floats step = inverse(lanes(unit[start] + first));
+            const Floats product = lanes(rest_code[start] + first);
+            const Floats square = lanes(code_code[start] + first);
+            const Floats fitted = round_to_half(step + step * divide(product, square));
+            const Floats change = fitted - step;
+            Floats cost = change * (change * square - 2.0f * step * product);
+            if (STARTS > 1) {
+                cost += step * step * lanes(rest_rest[start] + first);
+            }
+            keep_cheaper(best, {fitted, cost});
+        }
+        lanes(scale + first) = best.scale;
+    }
+}
+
+// --- value = scale * code + offset -------------------------------------------------------------
+
+// Calls keep(block, codes) with the codes of each block that make `low` 0 and the largest weight
+// `top`. Sums them, and what they leave, counted in steps.
+template <typename Keep>
+void sum_even_lines(const Group& group, const float* unit, float* code_sum, float* rest_sum,
+                    const Keep& keep) {
+    Folded<Sum> codes, rests;
+    for (int block = 0; block < SUBS; ++block) {
+        const float* value = group.value + block * EVEN_BLOCK;
+        Floats code[EVEN_BLOCK / LANES];
+        Floats code_sums[PARTS]{}, rest_sums[PARTS]{};
+        for (int i = 0; i < EVEN_BLOCK / LANES; ++i) {
+            const Floats exact = (row_lanes(value + i * LANES) - group.low[block]) * unit[block];
+            code[i] = nearest(exact);
+            code_sums[i % PARTS] += code[i];
+            rest_sums[i % PARTS] += exact - code[i];
+        }
+        keep(block, code);
+        codes.put(block, code_sums);
+        rests.put(block, rest_sums);
+    }
+    codes.join_to(code_sum);
+    rests.join_to(rest_sum);
+}
+
+// Finds 16-bit scales and offsets. Scales give each block's ends the codes 0 and `top`, which is
+// all that llama.cpp does; offsets are then the best ones for codes and rounded scales.
+template <typename Keep>
+void fit_even_lines(Group& group, float top, float* scale, float* offset, const Keep& keep) {
+    alignas(64) float unit[SUBS], code_sum[SUBS], rest_sum[SUBS];
+    for (int first = 0; first < SUBS; first += LANES) {
+        const Floats low = lanes(group.low + first), high = lanes(group.high + first);
+        // Equal values leave the scale free: it then holds what a smaller offset lacks.
+        const auto flat = (high == low) & (magnitude(low) > splat(0x1p-8f));
+        const Floats base = flat ? low - magnitude(low) * 0x1p-11f : low;
+        lanes(group.low + first) = base;
+        lanes(unit + first) = top * inverse(high - base);
+    }
+    sum_even_lines(group, unit, code_sum, rest_sum, keep);
+    for (int first = 0; first < SUBS; first += LANES) {
+        const Floats low = lanes(group.low + first), high = lanes(group.high + first);
+        const Floats codes = lanes(code_sum + first);
+        const Floats step = inverse(lanes(unit + first));
+        const Floats rounded = round_to_half(step);
+        const Floats rest = step * lanes(rest_sum + first) + (step - rounded) * codes;
+        const Floats best = round_to_half(low + rest * (1.0f / EVEN_BLOCK));
+        const auto flat = codes == splat(EVEN_BLOCK * top);
+        lanes(offset + first) = best;
+        lanes(scale + first) = flat ? round_to_half((high - best) * (1.0f / top)) : rounded;
+    }
+}
+
+}  // namespace snugfit::SNUGFIT_INSTRUCTION_SET
