@@ -8,12 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from ggml_rows import REFUSED_WITHOUT_IMPORTANCE
 from numpy.typing import NDArray
 
 from snugfit.quants.types import TYPES
-
-# ggml ends the process; all columns then count alike.
-REFUSED_WITHOUT_IMPORTANCE = ("IQ2_XXS", "IQ2_XS")
 
 
 class _TypeTraits(ctypes.Structure):

@@ -79,9 +79,7 @@ WITH_IMPORTANCE: dict[str, Callable[[Costs], Costs]] = {
     **dict.fromkeys(
         ("Q4_0", "Q4_1", "Q5_0", "Q5_1"), lambda x: np.sqrt(mean_square(x, x.shape[1]) + x * x)
     ),
-    **dict.fromkeys(
-        ("Q2_K", "IQ2_XXS", "IQ2_XS"), lambda x: np.sqrt(mean_square(x, 256) + x * x)
-    ),
+    **dict.fromkeys(("Q2_K", "IQ2_XXS", "IQ2_XS"), lambda x: np.sqrt(mean_square(x, 256) + x * x)),
     **dict.fromkeys(
         ("Q3_K", "Q4_K", "Q5_K", "IQ1_S", "IQ1_M", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"),
         lambda x: np.sqrt(2 * mean_square(x, 256) + x * x),
@@ -92,9 +90,7 @@ WITH_IMPORTANCE: dict[str, Callable[[Costs], Costs]] = {
 WITHOUT_IMPORTANCE: dict[str, Callable[[Costs], Costs]] = {
     "Q2_K": np.abs,
     **dict.fromkeys(("Q4_K", "Q5_K"), lambda x: np.sqrt(mean_square(x, 32)) + np.abs(x)),
-    **dict.fromkeys(
-        ("Q3_K", "Q6_K", "IQ1_M", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), np.square
-    ),
+    **dict.fromkeys(("Q3_K", "Q6_K", "IQ1_M", "IQ3_XXS", "IQ3_S", "IQ4_NL", "IQ4_XS"), np.square),
     "IQ2_S": lambda x: 0.5 * mean_square(x, 256) + x * x,
 }
 

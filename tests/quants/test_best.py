@@ -5,40 +5,26 @@ from __future__ import annotations
 import ggml_library
 import numpy as np
 import pytest
+from ggml_rows import COLUMNS, KINDS, ggml_costs, importance_of, rows_of
 from numpy.typing import NDArray
-from test_codecs import COLUMNS, Rows, ggml_costs, random_importance, random_rows
 
-from snugfit.models import open_model
 from snugfit.quants import _native
 from snugfit.quants.codecs import dequantize_rows, quantize_rows
 
 NAMES = ["Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
-KINDS = ["gaussian", "laplace", "heavy tail", "demo"]
-DEGENERATE = ["shifted", "tiny", "constant", "zeros", "one outlier", "one weight"]
-
-
-def rows_of(kind: str) -> Rows:
-    if kind != "demo":
-        return random_rows(kind)
-    weights = open_model("demo").load("blk.0.ffn_gate.weight")
-    return weights.ravel()[: 24 * COLUMNS].reshape(24, COLUMNS)
-
-
-def llama_costs(rows: Rows, name: str, importance: Rows | None) -> NDArray[np.float64]:
-    if importance is None and name in ("Q3_K", "IQ4_NL", "IQ4_XS"):
-        return rows.astype(np.float64) ** 2
-    return ggml_costs(rows, name, importance)
+# Elsewhere nearly all of the error is rounding that no search avoids.
+GAINS = ("gaussian", "laplace", "heavy tail", "demo model")
 
 
 @pytest.mark.parametrize("weighted", [False, True], ids=["plain", "importance"])
-@pytest.mark.parametrize("kind", KINDS + DEGENERATE)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_best_loses_less_than_ggml_and_no_more_than_fast(
     name: str, kind: str, weighted: bool
 ) -> None:
     rows = rows_of(kind)
-    importance = random_importance() if weighted else None
-    costs = llama_costs(rows, name, importance)
+    importance = importance_of(COLUMNS) if weighted else None
+    costs = ggml_costs(rows, name, importance)
 
     def error(blocks: NDArray[np.uint8]) -> float:
         return float((costs * (dequantize_rows(blocks, name).astype(np.float64) - rows) ** 2).sum())
@@ -48,13 +34,13 @@ def test_best_loses_less_than_ggml_and_no_more_than_fast(
     fast = error(quantize_rows(rows, name, importance))
     # Block costs are compared as floats.
     assert best <= fast * (1 + 1e-6)
-    assert best <= ggml * (0.97 if kind in KINDS else 1)
+    assert best <= ggml * (0.97 if kind in GAINS else 1)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_best_bytes_depend_on_neither_threads_nor_instruction_set(name: str) -> None:
-    rows = np.concatenate([random_rows("heavy tail", 5), random_rows("tiny", 3)])[:, :768]
-    importance = random_importance()[:768]
+    rows = np.concatenate([rows_of("heavy tail")[:5], rows_of("tiny")[:3]])[:, :768]
+    importance = importance_of(COLUMNS)[:768]
 
     def blocks(threads: int) -> NDArray[np.uint8]:
         given = (None, importance)

@@ -1,116 +1,36 @@
-"""Compiled kernels, called by `codecs`, whose Codec says what they take and return."""
-
-from collections.abc import Callable
+"""Compiled kernels, called by `codecs`, which checks what it passes."""
 
 import numpy as np
 from numpy.typing import NDArray
 
 _Rows = NDArray[np.float32]
 _Blocks = NDArray[np.uint8]
-_Quantize = Callable[[_Blocks, str, _Blocks, _Rows | None, bool, int], int]
 
-quantize_f32: _Quantize
+def quantize(
+    type_name: str,
+    rows: _Blocks,
+    source_name: str,
+    blocks: _Blocks,
+    importance: _Rows | None,
+    best: bool,
+    threads: int,
+) -> int:
+    """Fill blocks from rows that are bytes of another type.
 
-def dequantize_f32(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
+    Return the first row with a number that is not finite, or -1.
+    """
 
-quantize_f16: _Quantize
+def dequantize(type_name: str, blocks: _Blocks, rows: _Rows, threads: int) -> None:
+    """Fill rows."""
 
-def dequantize_f16(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
+def readable() -> list[str]:
+    """Names of the types that have a kernel."""
 
-quantize_bf16: _Quantize
+def writable() -> list[str]: ...
+def writable_better() -> list[str]:
+    """Names of the types that have a slower way of less error."""
 
-def dequantize_bf16(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q8_0: _Quantize
-
-def dequantize_q8_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q4_0: _Quantize
-
-def dequantize_q4_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q4_1: _Quantize
-
-def dequantize_q4_1(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q5_0: _Quantize
-
-def dequantize_q5_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q5_1: _Quantize
-
-def dequantize_q5_1(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q2_k: _Quantize
-
-def dequantize_q2_k(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q3_k: _Quantize
-
-def dequantize_q3_k(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q4_k: _Quantize
-
-def dequantize_q4_k(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q5_k: _Quantize
-
-def dequantize_q5_k(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q6_k: _Quantize
-
-def dequantize_q6_k(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def dequantize_iq1_s(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def dequantize_iq1_m(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def quantize_iq2_xxs(
-    rows: _Rows, blocks: _Blocks, importance: _Rows | None, threads: int
-) -> int: ...
-def dequantize_iq2_xxs(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def quantize_iq2_xs(
-    rows: _Rows, blocks: _Blocks, importance: _Rows | None, threads: int
-) -> int: ...
-def dequantize_iq2_xs(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def quantize_iq2_s(rows: _Rows, blocks: _Blocks, importance: _Rows | None, threads: int) -> int: ...
-def dequantize_iq2_s(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def quantize_iq3_xxs(
-    rows: _Rows, blocks: _Blocks, importance: _Rows | None, threads: int
-) -> int: ...
-def dequantize_iq3_xxs(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-def quantize_iq3_s(rows: _Rows, blocks: _Blocks, importance: _Rows | None, threads: int) -> int: ...
-def dequantize_iq3_s(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_iq4_nl: _Quantize
-
-def dequantize_iq4_nl(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_iq4_xs: _Quantize
-
-def dequantize_iq4_xs(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_tq1_0: _Quantize
-
-def dequantize_tq1_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_tq2_0: _Quantize
-
-def dequantize_tq2_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_mxfp4: _Quantize
-
-def dequantize_mxfp4(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_nvfp4: _Quantize
-
-def dequantize_nvfp4(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q1_0: _Quantize
-
-def dequantize_q1_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
-
-quantize_q2_0: _Quantize
-
-def dequantize_q2_0(blocks: _Blocks, rows: _Rows, threads: int) -> None: ...
 def set_grid(name: str, values: NDArray[np.int8]) -> None: ...
+def use_instruction_set(name: str) -> None: ...
 def instruction_sets() -> list[str]: ...
 def instruction_set() -> str: ...
-def use_instruction_set(name: str) -> None: ...

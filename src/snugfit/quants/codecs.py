@@ -1,13 +1,11 @@
 """Rows of weights to blocks of bytes and back.
 
 The loops are native (`native/*.cpp`); what is asked of them is checked here. To add a type, write
-its kernel and add its line to CODECS.
+its kernel and add its line to the table at the end of the file that holds it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal, TypeVar, get_args
 
@@ -17,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from snugfit.errors import FormatError, UnsupportedError, UsageError
 from snugfit.quants import _native
 from snugfit.quants.recipes import fitting_type
-from snugfit.quants.types import QuantType, type_named
+from snugfit.quants.types import TYPES, QuantType, type_named
 
 Rows = NDArray[np.float32]
 Blocks = NDArray[np.uint8]
@@ -40,49 +38,9 @@ class BadNumberError(FormatError):
         return BadNumberError(self.problem, first_row + self.row, self.column, tensor)
 
 
-@dataclass(frozen=True)
-class Codec:
-    """The native functions of one type, which check the sizes of what they are given.
-
-    `dequantize(blocks, rows, threads)` fills rows. `quantize(rows as bytes, their type in lower
-    case, blocks, importance, best, threads)` fills blocks, and returns the first row with a number
-    that is not finite, or -1.
-    """
-
-    dequantize: Callable[[Blocks, Rows, int], None]
-    quantize: Callable[[Blocks, str, Blocks, Rows | None, bool, int], int] | None = None
-
-
-CODECS = {
-    "F32": Codec(_native.dequantize_f32, _native.quantize_f32),
-    "F16": Codec(_native.dequantize_f16, _native.quantize_f16),
-    "BF16": Codec(_native.dequantize_bf16, _native.quantize_bf16),
-    "Q8_0": Codec(_native.dequantize_q8_0, _native.quantize_q8_0),
-    "Q4_0": Codec(_native.dequantize_q4_0, _native.quantize_q4_0),
-    "Q4_1": Codec(_native.dequantize_q4_1, _native.quantize_q4_1),
-    "Q5_0": Codec(_native.dequantize_q5_0, _native.quantize_q5_0),
-    "Q5_1": Codec(_native.dequantize_q5_1, _native.quantize_q5_1),
-    "Q2_K": Codec(_native.dequantize_q2_k, _native.quantize_q2_k),
-    "Q3_K": Codec(_native.dequantize_q3_k, _native.quantize_q3_k),
-    "Q4_K": Codec(_native.dequantize_q4_k, _native.quantize_q4_k),
-    "Q5_K": Codec(_native.dequantize_q5_k, _native.quantize_q5_k),
-    "Q6_K": Codec(_native.dequantize_q6_k, _native.quantize_q6_k),
-    "IQ1_S": Codec(_native.dequantize_iq1_s, _native.quantize_iq1_s),
-    "IQ1_M": Codec(_native.dequantize_iq1_m, _native.quantize_iq1_m),
-    "IQ2_XXS": Codec(_native.dequantize_iq2_xxs, _native.quantize_iq2_xxs),
-    "IQ2_XS": Codec(_native.dequantize_iq2_xs, _native.quantize_iq2_xs),
-    "IQ2_S": Codec(_native.dequantize_iq2_s, _native.quantize_iq2_s),
-    "IQ3_XXS": Codec(_native.dequantize_iq3_xxs, _native.quantize_iq3_xxs),
-    "IQ3_S": Codec(_native.dequantize_iq3_s, _native.quantize_iq3_s),
-    "IQ4_NL": Codec(_native.dequantize_iq4_nl, _native.quantize_iq4_nl),
-    "IQ4_XS": Codec(_native.dequantize_iq4_xs, _native.quantize_iq4_xs),
-    "TQ1_0": Codec(_native.dequantize_tq1_0, _native.quantize_tq1_0),
-    "TQ2_0": Codec(_native.dequantize_tq2_0, _native.quantize_tq2_0),
-    "MXFP4": Codec(_native.dequantize_mxfp4, _native.quantize_mxfp4),
-    "NVFP4": Codec(_native.dequantize_nvfp4, _native.quantize_nvfp4),
-    "Q1_0": Codec(_native.dequantize_q1_0, _native.quantize_q1_0),
-    "Q2_0": Codec(_native.dequantize_q2_0, _native.quantize_q2_0),
-}
+READABLE = frozenset(_native.readable())
+WRITABLE = frozenset(_native.writable())
+WRITABLE_BETTER = frozenset(_native.writable_better())  # where quality="best" differs
 
 # The types of arrays that kernels read as they are.
 SOURCES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
@@ -94,13 +52,12 @@ SMALLEST_IMPORTANCE = 1e-12
 
 def can_quantize(type_name: str) -> bool:
     """Return whether `quantize_rows` knows the type, named in any case."""
-    codec = CODECS.get(type_name.upper())
-    return codec is not None and codec.quantize is not None
+    return type_name.upper() in WRITABLE
 
 
 def can_dequantize(type_name: str) -> bool:
     """Return whether `dequantize_rows` knows the type, named in any case."""
-    return type_name.upper() in CODECS
+    return type_name.upper() in READABLE
 
 
 def quantize_rows(
@@ -144,8 +101,8 @@ def requantize_rows(
     blocks: uint8 [n_rows, bytes of a row of `source_name`]; F32, F16 and BF16 are types, too.
     The rest is as in `quantize_rows`.
     """
-    source, _ = _dequantizer_of(source_name)
-    type_, quantize = _quantizer_of(type_name)
+    source = _known_type(source_name, READABLE, "cannot be read")
+    type_ = _known_type(type_name, WRITABLE, "cannot be quantized to")
     data = _bytes_of_blocks(blocks, source)
     columns = data.shape[1] // source.block_bytes * source.block_weights
     if columns % type_.block_weights:
@@ -158,7 +115,8 @@ def requantize_rows(
     weights = None if importance is None else _relative_importance(importance, columns)
     threads = _checked_threads(threads)
     out = np.empty((len(data), type_.row_bytes(columns)), np.uint8)
-    bad_row = quantize(data, source.name.lower(), out, weights, quality == "best", threads)
+    best = quality == "best"
+    bad_row = _native.quantize(type_.name, data, source.name, out, weights, best, threads)
     if bad_row >= 0:
         raise _bad_number(dequantize_rows(data[bad_row : bad_row + 1], source.name)[0], bad_row)
     return out
@@ -172,11 +130,11 @@ def dequantize_rows(blocks: ArrayLike, type_name: str, threads: int = 1) -> Rows
     Raises UnsupportedError if there is no kernel for the type, FormatError if the rows do not hold
     whole blocks, UsageError for wrong arguments.
     """
-    type_, dequantize = _dequantizer_of(type_name)
+    type_ = _known_type(type_name, READABLE, "cannot be read")
     data = _bytes_of_blocks(blocks, type_)
     count = data.shape[1] // type_.block_bytes
     rows = np.empty((len(data), count * type_.block_weights), np.float32)
-    dequantize(data, rows, _checked_threads(threads))
+    _native.dequantize(type_.name, data, rows, _checked_threads(threads))
     return rows
 
 
@@ -194,30 +152,14 @@ def _bytes_of_blocks(blocks: ArrayLike, type_: QuantType) -> Blocks:
     return data
 
 
-def _quantizer_of(
-    type_name: str,
-) -> tuple[QuantType, Callable[[Blocks, str, Blocks, Rows | None, bool, int], int]]:
+def _known_type(type_name: str, known: frozenset[str], problem: str) -> QuantType:
     type_ = type_named(type_name)
-    codec = CODECS.get(type_.name)
-    if codec is None or codec.quantize is None:
-        known = ", ".join(name for name in CODECS if can_quantize(name))
-        raise UnsupportedError(f"{type_.name} cannot be quantized to yet. Use one of {known}.")
-    _load_grids_of(type_)
-    return type_, codec.quantize
-
-
-def _dequantizer_of(type_name: str) -> tuple[QuantType, Callable[[Blocks, Rows, int], None]]:
-    type_ = type_named(type_name)
-    codec = CODECS.get(type_.name)
-    if codec is None:
-        raise UnsupportedError(f"{type_.name} cannot be read. Known: {', '.join(CODECS)}.")
-    _load_grids_of(type_)
-    return type_, codec.dequantize
-
-
-def _load_grids_of(type_: QuantType) -> None:
+    if type_.name not in known:
+        names = ", ".join(name for name in TYPES if name in known)
+        raise UnsupportedError(f"{type_.name} {problem}. Use one of {names}.")
     if type_.name.startswith("IQ"):
         _load_grids()
+    return type_
 
 
 @lru_cache

@@ -102,8 +102,8 @@ void quantize_q2_0(const float* row, const float* importance, int64_t columns, u
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_q1_0", "dequantize_q1_0", 128, 18, quantize_q1_0, dequantize_q1_0},
-    {"quantize_q2_0", "dequantize_q2_0", 64, 18, quantize_q2_0, dequantize_q2_0},
+    {"Q1_0", 128, 18, quantize_q1_0, dequantize_q1_0},
+    {"Q2_0", 64, 18, quantize_q2_0, dequantize_q2_0},
 };
 
 }  // namespace

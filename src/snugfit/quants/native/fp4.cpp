@@ -204,8 +204,8 @@ void quantize_nvfp4(const float* row, const float* importance, int64_t columns, 
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_mxfp4", "dequantize_mxfp4", 32, 17, quantize_mxfp4, dequantize_mxfp4},
-    {"quantize_nvfp4", "dequantize_nvfp4", 64, 36, quantize_nvfp4, dequantize_nvfp4},
+    {"MXFP4", 32, 17, quantize_mxfp4, dequantize_mxfp4},
+    {"NVFP4", 64, 36, quantize_nvfp4, dequantize_nvfp4},
 };
 
 }  // namespace

@@ -1,9 +1,9 @@
-// The search behind IQ1_S and IQ1_M: value = d * integer * (code + shift), with codes -1, 0 and 1 of
-// which runs of eight form rows of a grid, and shifts of -1/8 or 1/8.
+// The search behind IQ1_S and IQ1_M: value = d * integer * (code + shift), with codes -1, 0 and 1
+// of which runs of eight form rows of a grid, and shifts of -1/8 or 1/8.
 //
-// Sub-blocks are fitted as if all codes were allowed, d follows from the fits, and the integers from
-// d. Runs whose nearest codes are no row of the grid then take the row that costs least. With rows
-// found, integers and d are fitted again.
+// Sub-blocks are fitted as if all codes were allowed, d follows from the fits, and the integers
+// from d. Runs whose nearest codes are no row of the grid then take the row that costs least. With
+// rows found, integers and d are fitted again.
 #pragma once
 
 #include "super_blocks.h"

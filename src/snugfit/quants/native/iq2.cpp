@@ -191,9 +191,9 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_iq2_xxs", "dequantize_iq2_xxs", 256, 66, quantize<Xxs>, dequantize_iq2_xxs},
-    {"quantize_iq2_xs", "dequantize_iq2_xs", 256, 74, quantize<Xs>, dequantize_iq2_xs},
-    {"quantize_iq2_s", "dequantize_iq2_s", 256, 82, quantize<S>, dequantize_iq2_s},
+    {"IQ2_XXS", 256, 66, quantize<Xxs>, dequantize_iq2_xxs},
+    {"IQ2_XS", 256, 74, quantize<Xs>, dequantize_iq2_xs},
+    {"IQ2_S", 256, 82, quantize<S>, dequantize_iq2_s},
 };
 
 }  // namespace

@@ -74,9 +74,9 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_iq3_xxs", "dequantize_iq3_xxs", 256, 98, quantize<ExtraExtraSmall>,
+    {"IQ3_XXS", 256, 98, quantize<ExtraExtraSmall>,
      dequantize_iq3_xxs},
-    {"quantize_iq3_s", "dequantize_iq3_s", 256, 110, quantize<Small>, dequantize_iq3_s},
+    {"IQ3_S", 256, 110, quantize<Small>, dequantize_iq3_s},
 };
 
 }  // namespace

@@ -231,9 +231,9 @@ void quantize_best_iq4_xs(const float* row, const float* importance, int64_t col
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_iq4_nl", "dequantize_iq4_nl", 32, 18, quantize_iq4_nl, dequantize_iq4_nl,
+    {"IQ4_NL", 32, 18, quantize_iq4_nl, dequantize_iq4_nl,
      quantize_best_iq4_nl},
-    {"quantize_iq4_xs", "dequantize_iq4_xs", 256, 136, quantize_iq4_xs, dequantize_iq4_xs,
+    {"IQ4_XS", 256, 136, quantize_iq4_xs, dequantize_iq4_xs,
      quantize_best_iq4_xs},
 };
 

@@ -182,11 +182,11 @@ void quantize_best(const float* row, const float* importance, int64_t columns, u
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_q2_k", "dequantize_q2_k", 256, 84, quantize<TwoBits, 84, pack_q2_k>,
+    {"Q2_K", 256, 84, quantize<TwoBits, 84, pack_q2_k>,
      dequantize_q2_k, quantize_best<TwoBits, 84, pack_q2_k, dequantize_q2_k>},
-    {"quantize_q4_k", "dequantize_q4_k", 256, 144, quantize<FourBits, 144, pack<4>>,
+    {"Q4_K", 256, 144, quantize<FourBits, 144, pack<4>>,
      dequantize_q4_k, quantize_best<FourBits, 144, pack<4>, dequantize_q4_k>},
-    {"quantize_q5_k", "dequantize_q5_k", 256, 176, quantize<FiveBits, 176, pack<5>>,
+    {"Q5_K", 256, 176, quantize<FiveBits, 176, pack<5>>,
      dequantize_q5_k, quantize_best<FiveBits, 176, pack<5>, dequantize_q5_k>},
 };
 

@@ -113,10 +113,10 @@ void pack_q3_k(const uint8_t* codes, const float* scales, float d, uint8_t* bloc
 }
 
 template <typename Shape>
-void find_codes(const float* values, const ScaleFit& fit, uint8_t* codes) {
+void find_codes(const float* values, const float* scales, float d, uint8_t* codes) {
     alignas(64) float unit[SUBS];
     for (int first = 0; first < SUBS; first += LANES) {
-        lanes(unit + first) = inverse(lanes(fit.choice.scale + first) * lanes(fit.d + first));
+        lanes(unit + first) = inverse(lanes(scales + first) * d);
     }
     for (int sub = 0; sub < SUBS; ++sub) {
         store_codes<SUB>(values + sub * SUB, 0, unit[sub], Shape::LOW, Shape::HIGH,
@@ -133,7 +133,7 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                        ScaleFit fit;
                        fit_scales(Shape{}, loaded.tile, importance != nullptr, fit);
                        uint8_t codes[SUPER];
-                       find_codes<Shape>(loaded.value, fit, codes);
+                       find_codes<Shape>(loaded.value, fit.choice.scale, fit.d[0], codes);
                        PACK(codes, fit.choice.scale, fit.d[0], blocks + super * BYTES);
                    });
 }
@@ -167,9 +167,9 @@ void quantize_best(const float* row, const float* importance, int64_t columns, u
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_q3_k", "dequantize_q3_k", 256, 110, quantize<ThreeBits, 110, pack_q3_k>,
+    {"Q3_K", 256, 110, quantize<ThreeBits, 110, pack_q3_k>,
      dequantize_q3_k, quantize_best<ThreeBits, 110, pack_q3_k, dequantize_q3_k>},
-    {"quantize_q6_k", "dequantize_q6_k", 256, 210, quantize<SixBits, 210, pack_q6_k>,
+    {"Q6_K", 256, 210, quantize<SixBits, 210, pack_q6_k>,
      dequantize_q6_k, quantize_best<SixBits, 210, pack_q6_k, dequantize_q6_k>},
 };
 

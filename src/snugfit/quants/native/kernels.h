@@ -11,8 +11,7 @@ using Quantize = void (*)(const float* row, const float* importance, std::int64_
 using Dequantize = void (*)(const std::uint8_t* blocks, std::int64_t columns, float* row);
 
 struct Kernel {
-    const char* quantize_name;  // as Python sees it
-    const char* dequantize_name;
+    const char* type_name;
     int block_weights;
     int block_bytes;
     Quantize quantize;  // or null: the type is only read

@@ -271,11 +271,11 @@ void dequantize_q8_0(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_q8_0", "dequantize_q8_0", 32, 34, quantize_q8_0, dequantize_q8_0},
-    {"quantize_q4_0", "dequantize_q4_0", 32, 18, quantize<4, false>, dequantize<4, false>},
-    {"quantize_q4_1", "dequantize_q4_1", 32, 20, quantize<4, true>, dequantize<4, true>},
-    {"quantize_q5_0", "dequantize_q5_0", 32, 22, quantize<5, false>, dequantize<5, false>},
-    {"quantize_q5_1", "dequantize_q5_1", 32, 24, quantize<5, true>, dequantize<5, true>},
+    {"Q8_0", 32, 34, quantize_q8_0, dequantize_q8_0},
+    {"Q4_0", 32, 18, quantize<4, false>, dequantize<4, false>},
+    {"Q4_1", 32, 20, quantize<4, true>, dequantize<4, true>},
+    {"Q5_0", 32, 22, quantize<5, false>, dequantize<5, false>},
+    {"Q5_1", 32, 24, quantize<5, true>, dequantize<5, true>},
 };
 
 }  // namespace

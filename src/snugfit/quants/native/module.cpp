@@ -75,34 +75,15 @@ std::atomic<std::size_t>& chosen() {
     return index;
 }
 
-// Kernels are counted through all families of the chosen instruction set.
-const Kernel& kernel(int index) {
+const Kernel& kernel_of(const std::string& type_name) {
     for (const Family& family : instruction_sets()[chosen()].families) {
-        if (index < family.count) {
-            return family.kernels[index];
-        }
-        index -= family.count;
-    }
-    throw nb::index_error("there is no such kernel");
-}
-
-int kernel_count() {
-    int count = 0;
-    for (const Family& family : instruction_sets().front().families) {
-        count += family.count;
-    }
-    return count;
-}
-
-// Returns the kernel that reads the type of this name, in lower case.
-int reading_index(const std::string& type_name) {
-    const std::string wanted = "dequantize_" + type_name;
-    for (int index = 0; index < kernel_count(); ++index) {
-        if (kernel(index).dequantize_name == wanted) {
-            return index;
+        for (int i = 0; i < family.count; ++i) {
+            if (family.kernels[i].type_name == type_name) {
+                return family.kernels[i];
+            }
         }
     }
-    throw nb::value_error(("rows of type " + type_name + " cannot be read").c_str());
+    throw nb::value_error(("there is no kernel for " + type_name).c_str());
 }
 
 void require(bool condition, const char* message) {
@@ -144,12 +125,13 @@ struct Source {
 };
 
 // Returns the first row with an infinity or a NaN, where the blocks are then undefined, or -1.
-int64_t quantize(int index, const Blocks& rows, const std::string& source_name,
+int64_t quantize(const std::string& type_name, const Blocks& rows, const std::string& source_name,
                  const BlocksOut& blocks, const std::optional<Importance>& importance, bool best,
                  int threads) {
-    const Kernel& to = kernel(index);
-    const Kernel& from = kernel(reading_index(source_name));
-    require(from.block_bytes > 0 && rows.shape(1) % from.block_bytes == 0,
+    const Kernel& to = kernel_of(type_name);
+    const Kernel& from = kernel_of(source_name);
+    require(to.quantize != nullptr, "the type is only read");
+    require(rows.shape(1) % from.block_bytes == 0,
             "the width in bytes of the rows is not one of whole blocks");
     const std::size_t columns = rows.shape(1) / from.block_bytes * from.block_weights;
     require_sizes(to, rows.shape(0), columns, blocks.shape(0), blocks.shape(1));
@@ -181,8 +163,9 @@ int64_t quantize(int index, const Blocks& rows, const std::string& source_name,
     return first_bad == count ? -1 : first_bad.load();
 }
 
-void dequantize(int index, const Blocks& blocks, const RowsOut& rows, int threads) {
-    const Kernel& chosen_kernel = kernel(index);
+void dequantize(const std::string& type_name, const Blocks& blocks, const RowsOut& rows,
+                int threads) {
+    const Kernel& chosen_kernel = kernel_of(type_name);
     require_sizes(chosen_kernel, rows.shape(0), rows.shape(1), blocks.shape(0), blocks.shape(1));
     const std::uint8_t* bytes = blocks.data();
     float* values = rows.data();
@@ -243,28 +226,35 @@ std::vector<std::string> usable_instruction_sets() {
     return names;
 }
 
+// Names of the types that have what `asked` looks for in a kernel.
+template <typename Asked>
+std::vector<std::string> types_with(const Asked& asked) {
+    std::vector<std::string> names;
+    for (const Family& family : instruction_sets().front().families) {
+        for (int i = 0; i < family.count; ++i) {
+            if (asked(family.kernels[i])) {
+                names.emplace_back(family.kernels[i].type_name);
+            }
+        }
+    }
+    return names;
+}
+
 }  // namespace
 
 NB_MODULE(_native, module) {
     module.doc() = "Kernels of snugfit.quants.codecs, which checks what it passes here.";
-    for (int index = 0; index < kernel_count(); ++index) {
-        if (kernel(index).quantize != nullptr) {
-            module.def(
-                kernel(index).quantize_name,
-                [index](const Blocks& rows, const std::string& source, const BlocksOut& blocks,
-                        const std::optional<Importance>& importance, bool best, int threads) {
-                    return quantize(index, rows, source, blocks, importance, best, threads);
-                },
-                nb::arg("rows").noconvert(), nb::arg("source"), nb::arg("blocks").noconvert(),
-                nb::arg("importance").none(), nb::arg("best"), nb::arg("threads"));
-        }
-        module.def(
-            kernel(index).dequantize_name,
-            [index](const Blocks& blocks, const RowsOut& rows, int threads) {
-                dequantize(index, blocks, rows, threads);
-            },
-            nb::arg("blocks").noconvert(), nb::arg("rows").noconvert(), nb::arg("threads"));
-    }
+    module.def("quantize", &quantize, nb::arg("type_name"), nb::arg("rows").noconvert(),
+               nb::arg("source_name"), nb::arg("blocks").noconvert(), nb::arg("importance").none(),
+               nb::arg("best"), nb::arg("threads"));
+    module.def("dequantize", &dequantize, nb::arg("type_name"), nb::arg("blocks").noconvert(),
+               nb::arg("rows").noconvert(), nb::arg("threads"));
+    module.def("readable", [] { return types_with([](const Kernel&) { return true; }); });
+    module.def("writable",
+               [] { return types_with([](const Kernel& kernel) { return !!kernel.quantize; }); });
+    module.def("writable_better", [] {
+        return types_with([](const Kernel& kernel) { return !!kernel.quantize_best; });
+    });
     module.def("set_grid", &set_grid, nb::arg("name"), nb::arg("values").noconvert(),
                "Hand over a table of the I types, before the first use of one.");
     module.def(

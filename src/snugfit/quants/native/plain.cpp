@@ -50,9 +50,9 @@ void dequantize_bf16(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_f32", "dequantize_f32", 1, 4, quantize_f32, dequantize_f32},
-    {"quantize_f16", "dequantize_f16", 1, 2, quantize_f16, dequantize_f16},
-    {"quantize_bf16", "dequantize_bf16", 1, 2, quantize_bf16, dequantize_bf16},
+    {"F32", 1, 4, quantize_f32, dequantize_f32},
+    {"F16", 1, 2, quantize_f16, dequantize_f16},
+    {"BF16", 1, 2, quantize_bf16, dequantize_bf16},
 };
 
 }  // namespace

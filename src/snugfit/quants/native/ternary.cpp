@@ -116,8 +116,8 @@ void quantize_tq2_0(const float* row, const float* importance, int64_t columns, 
 }
 
 const Kernel KERNELS[] = {
-    {"quantize_tq1_0", "dequantize_tq1_0", 256, 54, quantize_tq1_0, dequantize_tq1_0},
-    {"quantize_tq2_0", "dequantize_tq2_0", 256, 66, quantize_tq2_0, dequantize_tq2_0},
+    {"TQ1_0", 256, 54, quantize_tq1_0, dequantize_tq1_0},
+    {"TQ2_0", 256, 66, quantize_tq2_0, dequantize_tq2_0},
 };
 
 }  // namespace

@@ -1,13 +1,15 @@
 // The grid of IQ1_S and IQ1_M: runs of eight codes -1, 0 and 1, of which it has 2048 of 6561.
 //
-// Runs whose nearest codes are no row of it are looked up together: as in grid_search.h, but with
-// costs as 16-bit integers, so that a vector holds twice as many runs.
+// Runs whose nearest codes are no row of it are looked up together. The cost of a row is that of
+// its first half plus that of its second: so the search tabulates what every half would cost, takes
+// for every first half the cheapest of the second halves that occur with it, and finds the least of
+// all rows with about one operation a row. A vector holds a 16-bit number of each of SHORT_LANES
+// runs.
 #pragma once
 
 #include <cstring>
 #include <initializer_list>
 
-#include "grid_search.h"
 #include "grids.h"
 #include "super_blocks.h"
 
@@ -18,9 +20,38 @@ constexpr int HALVES = 81;  // runs of four codes
 constexpr int RUNS_OF_CODES = HALVES * HALVES;
 constexpr int ROWS = 2048;
 
+// A grid's rows, ordered by their first half.
+struct HalvedGrid {
+    std::uint16_t start[HALVES + 1];  // where each first half's rows begin
+    std::uint16_t second[ROWS];
+    std::uint16_t row[ROWS];  // its place in the grid
+
+    // Counts the rows of each first half, then puts each row in its place.
+    void fill(const std::uint16_t (&first_half)[ROWS], const std::uint16_t (&second_half)[ROWS]) {
+        for (int half = 0; half <= HALVES; ++half) {
+            start[half] = 0;
+        }
+        for (int i = 0; i < ROWS; ++i) {
+            ++start[first_half[i] + 1];
+        }
+        for (int half = 0; half < HALVES; ++half) {
+            start[half + 1] = static_cast<std::uint16_t>(start[half + 1] + start[half]);
+        }
+        std::uint16_t next[HALVES];
+        for (int half = 0; half < HALVES; ++half) {
+            next[half] = start[half];
+        }
+        for (int i = 0; i < ROWS; ++i) {
+            const int place = next[first_half[i]]++;
+            second[place] = second_half[i];
+            row[place] = static_cast<std::uint16_t>(i);
+        }
+    }
+};
+
 // Runs of codes are numbered by their digits, as numbers of base 3.
 struct TernaryGrid {
-    HalvedGrid<HALVES, ROWS> halved;
+    HalvedGrid halved;
     std::int16_t place[RUNS_OF_CODES];  // the row, or -1 - a row nearby
 
     TernaryGrid() {
@@ -166,7 +197,7 @@ struct CodeCosts {
 
 // Writes the first half of each run's cheapest row.
 template <int RUNS>
-void find_first_halves(const HalvedGrid<HALVES, ROWS>& grid, const CodeCosts<RUNS>& costs,
+void find_first_halves(const HalvedGrid& grid, const CodeCosts<RUNS>& costs,
                        std::int16_t* half) {
     constexpr int VECTORS = RUNS / SHORT_LANES;
     Shorts best[VECTORS], best_half[VECTORS];
@@ -203,7 +234,7 @@ void find_first_halves(const HalvedGrid<HALVES, ROWS>& grid, const CodeCosts<RUN
 
 // Returns the cheapest row of those that start with a half.
 template <int RUNS>
-std::int16_t find_row(const HalvedGrid<HALVES, ROWS>& grid, const CodeCosts<RUNS>& costs, int run,
+std::int16_t find_row(const HalvedGrid& grid, const CodeCosts<RUNS>& costs, int run,
                       int half) {
     const int start = grid.start[half], count = grid.start[half + 1] - start;
     int least = 0x7fffffff;  // costs, and places below them
