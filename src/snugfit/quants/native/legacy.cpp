@@ -16,8 +16,8 @@ namespace {
 constexpr int BLOCK = 32;
 using Tiled = Loaded<BLOCK>;
 
-// The codes that the value farthest from zero may have: those which together lose least, chosen one
-// after the other on Gaussian and Laplace weights, with even and with uneven importance.
+// The codes that the value farthest from zero may have: few that together lose little, on weights
+// of both signs and of one, with even and with uneven importance.
 constexpr float TARGETS_4_BITS[] = {-8.0f, -7.85f, -8.1f, -8.25f, -8.4f, -8.6f, -8.8f, -7.7f,
                                     -7.5f, -7.3f,  -7.1f, -6.9f,  -6.2f, -9.4f, -8.5f};
 constexpr float TARGETS_5_BITS[] = {-16.0f, -16.2f, -15.0f, -17.4f, -14.2f, -15.7f, -16.4f, -15.3f};

@@ -73,8 +73,8 @@ void store_bytes(const int* whole, std::uint8_t* bytes) {
     }
 }
 
-// The same as a < b ? a : b and a > b ? a : b, of which GCC makes two operations where one side is a
-// constant.
+// The same as a < b ? a : b and a > b ? a : b, of which GCC makes two operations where one side is
+// a constant.
 #if defined(__AVX512F__)
 inline Floats smaller(Floats a, Floats b) { return _mm512_maskz_min_ps(0xffff, a, b); }
 inline Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(0xffff, a, b); }
