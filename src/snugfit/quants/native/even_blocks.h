@@ -1,8 +1,9 @@
-// Blocks of 32 weights whose errors all count alike: scales and lines from one or two sets of codes.
+// Blocks of 32 weights whose errors all count alike: scales and offsets from one or two sets of
+// codes.
 //
-// Rows are read as they lie, a vector holding neighbours of one block, since turning them would cost
-// more than the fits. Sixteen blocks make a group. A sum over a block ends in four partial sums;
-// those of a group are turned, and from then on a vector holds one number of each block.
+// Rows are read as they lie, a vector holding neighbours of one block, since turning them would
+// cost more than the fits. Sixteen blocks make a group. A sum over a block ends in four partial
+// sums; those of a group are turned, and from then on a vector holds one number of each block.
 #pragma once
 
 #include "search.h"
@@ -137,64 +138,58 @@ void for_groups(const float* row, std::int64_t columns, const Work& work) {
 
 // --- value = scale * code ----------------------------------------------------------------------
 
+// Sums over the codes of each block for one start, and over what they leave, counted in steps.
+struct EvenScaleSums {
+    alignas(64) float unit[SUBS], code_code[SUBS], rest_code[SUBS], rest_rest[SUBS];
+};
+
+inline void sum_even_scales(const Group& group, float low, float high, EvenScaleSums& sums) {
+    Folded<Sum> squares, products, rests;
+    for (int block = 0; block < SUBS; ++block) {
+        const float* value = group.value + block * EVEN_BLOCK;
+        Floats square_sums[PARTS]{}, product_sums[PARTS]{}, rest_sums[PARTS]{};
+        for (int i = 0; i < EVEN_BLOCK / LANES; ++i) {
+            const Floats exact = row_lanes(value + i * LANES) * sums.unit[block];
+            const Floats code = clamp(nearest(exact), low, high);
+            const Floats rest = exact - code;
+            square_sums[i % PARTS] += code * code;
+            product_sums[i % PARTS] += rest * code;
+            rest_sums[i % PARTS] += rest * rest;
+        }
+        squares.put(block, square_sums);
+        products.put(block, product_sums);
+        rests.put(block, rest_sums);
+    }
+    squares.join_to(sums.code_code);
+    products.join_to(sums.rest_code);
+    rests.join_to(sums.rest_rest);
+}
+
 // Finds a 16-bit scale for each block, from the codes of each start. A start is the code that the
 // value farthest from zero would have. For the codes that the first start gives, no 16-bit scale is
 // better than the one found.
 template <int STARTS>
 void fit_even_scales(const Group& group, const float (&starts)[STARTS], float low, float high,
                      float* scale) {
-    alignas(64) float unit[STARTS][SUBS], code_code[STARTS][SUBS], rest_code[STARTS][SUBS],
-        rest_rest[STARTS][SUBS];
-    Folded<Sum> codes[STARTS], products[STARTS], rests[STARTS];
-    for (int first = 0; first < SUBS; first += LANES) {
-        const Floats least = lanes(group.low + first), most = lanes(group.high + first);
-        const Floats whole = inverse(most > -least ? most : least);
-        for (int start = 0; start < STARTS; ++start) {
-            lanes(unit[start] + first) = starts[start] * whole;
-        }
-    }
-    for (int block = 0; block < SUBS; ++block) {
-        const float* value = group.value + block * EVEN_BLOCK;
-        for (int start = 0; start < STARTS; ++start) {
-            Floats code_sums[PARTS]{}, product_sums[PARTS]{}, rest_sums[PARTS]{};
-            for (int i = 0; i < EVEN_BLOCK; i += LANES) {
-                const int part = i / LANES % PARTS;
-                const Floats exact = row_lanes(value + i) * unit[start][block];
-                const Floats code = clamp(nearest(exact), low, high);
-                const Floats rest = exact - code;
-                code_sums[part] += code * code;
-                product_sums[part] += rest * code;
-                if (STARTS > 1) {
-                    rest_sums[part] += rest * rest;
-                }
-            }
-            codes[start].put(block, code_sums);
-            products[start].put(block, product_sums);
-            if (STARTS > 1) {
-                rests[start].put(block, rest_sums);
-            }
-        }
-    }
+    EvenScaleSums sums[STARTS];
     for (int start = 0; start < STARTS; ++start) {
-        codes[start].join_to(code_code[start]);
-        products[start].join_to(rest_code[start]);
-        if (STARTS > 1) {
-            rests[start].join_to(rest_rest[start]);
+        for (int first = 0; first < SUBS; first += LANES) {
+            const Floats least = lanes(group.low + first), most = lanes(group.high + first);
+            lanes(sums[start].unit + first) =
+                starts[start] * inverse(most > -least ? most : least);
         }
+        sum_even_scales(group, low, high, sums[start]);
     }
     for (int first = 0; first < SUBS; first += LANES) {
         Trial best{Floats{}, splat(3.4e38f)};
-        for (int start = 0; start < STARTS; ++start) {
-            const Floats step = inverse(lanes(unit[start] + first));
-            const Floats product = lanes(rest_code[start] + first);
-            const Floats square = lanes(code_code[start] + first);
+        for (const EvenScaleSums& sum : sums) {
+            const Floats step = inverse(lanes(sum.unit + first));
+            const Floats product = lanes(sum.rest_code + first);
+            const Floats square = lanes(sum.code_code + first);
             const Floats fitted = round_to_half(step + step * divide(product, square));
             const Floats change = fitted - step;
-            Floats cost = change * (change * square - 2.0f * step * product);
-            if (STARTS > 1) {
-                cost += step * step * lanes(rest_rest[start] + first);
-            }
-            keep_cheaper(best, {fitted, cost});
+            keep_cheaper(best, {fitted, change * (change * square - 2.0f * step * product) +
+                                            step * step * lanes(sum.rest_rest + first)});
         }
         lanes(scale + first) = best.scale;
     }

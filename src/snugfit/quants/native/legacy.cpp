@@ -17,9 +17,10 @@ namespace {
 constexpr int BLOCK = 32;
 using Tiled = Loaded<BLOCK>;
 
-// The codes that the value farthest from zero may have: those which together lose least, chosen one
-// after the other on Gaussian and Laplace weights, with even and with uneven importance.
-constexpr float TARGETS_4_BITS[] = {-8.0f, -8.2f, -7.1f, -9.4f, -7.8f, -8.5f, -6.2f, -7.3f, -8.8f};
+// The codes that the value farthest from zero may have: few that together lose little, on weights
+// of both signs and of one, with even and with uneven importance.
+constexpr float TARGETS_4_BITS[] = {-8.0f, -7.85f, -8.1f, -8.25f, -8.4f, -8.6f, -8.8f, -7.7f,
+                                    -7.5f, -7.3f,  -7.1f, -6.9f,  -6.2f, -9.4f, -8.5f};
 constexpr float TARGETS_5_BITS[] = {-16.0f, -16.2f, -15.0f, -17.4f, -14.2f, -15.7f, -16.4f, -15.3f};
 // Where costs are even, few of them are enough.
 constexpr float EVEN_STARTS_4_BITS[] = {-8.0f, -8.7f};
@@ -156,14 +157,28 @@ void write_blocks(const float* values, int count, const float* scale, const floa
     write_heads<BYTES, OFFSET>(scale, offset, count, blocks);
 }
 
-template <int BITS>
-Floats fit_symmetric(const Tile<BLOCK>& tile, int first) {
-    constexpr WholeCodes CODES{-(1 << (BITS - 1)), (1 << (BITS - 1)) - 1};
-    if constexpr (BITS == 4) {
-        return fit_scale<true>(tile, first, TARGETS_4_BITS, CODES, 0);
-    } else {
-        return fit_scale<true>(tile, first, TARGETS_5_BITS, CODES, 0);
+// Compares gains, and again costs where these are so small a part that gains cannot tell: there
+// the rounding of scales to 16 bits decides.
+template <int TARGETS>
+Floats fit_symmetric(const Tile<BLOCK>& tile, int first, const float (&targets)[TARGETS],
+                     const WholeCodes& codes) {
+    const Saving found = fit_by_gain(tile, first, targets, codes, 0);
+    Floats most{};
+    for (int i = 0; i < BLOCK; ++i) {
+        const Floats value = lanes(&tile.value[i][first]);
+        most += lanes(&tile.cost[i][first]) * value * value;
     }
+    const Floats scale = round_to_half(found.scale);
+    const auto nearly_exact = most - found.gain < 1e-4f * most;
+    bool any = false;
+    for (int lane = 0; lane < LANES; ++lane) {
+        any |= nearly_exact[lane] != 0;
+    }
+    if (any) {
+        const Floats exact = fit_scale<true>(tile, first, targets, codes, 0);
+        return nearly_exact ? exact : scale;
+    }
+    return scale;
 }
 
 template <int BITS, bool OFFSET>
@@ -207,7 +222,9 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
                 lanes(scale + first) = line.scale;
                 lanes(offset + first) = line.offset;
             } else {
-                lanes(scale + first) = fit_symmetric<BITS>(loaded.tile, first);
+                lanes(scale + first) =
+                    BITS == 4 ? fit_symmetric(loaded.tile, first, TARGETS_4_BITS, {-8, 7})
+                              : fit_symmetric(loaded.tile, first, TARGETS_5_BITS, {-16, 15});
             }
         }
         write_blocks<BITS, OFFSET>(loaded.value, count, scale, offset,

@@ -73,8 +73,8 @@ void store_bytes(const int* whole, std::uint8_t* bytes) {
     }
 }
 
-// The same as a < b ? a : b and a > b ? a : b, of which GCC makes two operations where one side is a
-// constant.
+// The same as a < b ? a : b and a > b ? a : b, of which GCC makes two operations where one side is
+// a constant.
 #if defined(__AVX512F__)
 inline Floats smaller(Floats a, Floats b) { return _mm512_maskz_min_ps(0xffff, a, b); }
 inline Floats larger(Floats a, Floats b) { return _mm512_maskz_max_ps(0xffff, a, b); }
@@ -240,13 +240,18 @@ Floats fit_scale(const Tile<N>& tile, int first, const float (&targets)[TARGETS]
     return best.scale;
 }
 
+// A scale, and what it saves against storing zeros.
+struct Saving {
+    Floats scale, gain;
+};
+
 // As fit_scale, for few codes: compares what scales save against storing zeros, which costs fewer
 // operations but is too inexact where errors are a small part of the values.
 template <int N, int TARGETS, typename Codes>
-Floats fit_coarse_scale(const Tile<N>& tile, int first, const float (&targets)[TARGETS],
-                        const Codes& codes, int rounds) {
+Saving fit_by_gain(const Tile<N>& tile, int first, const float (&targets)[TARGETS],
+                   const Codes& codes, int rounds) {
     const Floats unit = inverse(extreme_of(tile, first));
-    Floats best_scale{}, best_gain{};
+    Saving best{};
     const auto try_inverse = [&](Floats inverse_scale) {
         Floats code_code{}, value_code{};
         for (int i = 0; i < N; ++i) {
@@ -258,17 +263,23 @@ Floats fit_coarse_scale(const Tile<N>& tile, int first, const float (&targets)[T
         }
         const Floats scale = divide(value_code, code_code);
         const Floats gain = scale * value_code;
-        const auto better = gain > best_gain;
-        best_gain = better ? gain : best_gain;
-        best_scale = better ? scale : best_scale;
+        const auto better = gain > best.gain;
+        best.gain = better ? gain : best.gain;
+        best.scale = better ? scale : best.scale;
     };
     for (float target : targets) {
         try_inverse(target * unit);
     }
     for (int round = 0; round < rounds; ++round) {
-        try_inverse(inverse(best_scale));
+        try_inverse(inverse(best.scale));
     }
-    return best_scale;
+    return best;
+}
+
+template <int N, int TARGETS, typename Codes>
+Floats fit_coarse_scale(const Tile<N>& tile, int first, const float (&targets)[TARGETS],
+                        const Codes& codes, int rounds) {
+    return fit_by_gain(tile, first, targets, codes, rounds).scale;
 }
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

@@ -44,8 +44,8 @@ void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
     }
 }
 
-// Returns the 16-bit d of a block. Weights below d / 2 are zeros. The search starts from parts of the
-// mean as thresholds, and from half the largest value, which is llama.cpp's only one.
+// Returns the 16-bit d of a block. Weights below d / 2 are zeros. The search starts from parts of
+// the mean as thresholds, and from half the largest value, which is llama.cpp's only one.
 std::uint16_t find_d(const Magnitudes<SUPER>& block) {
     const float mean = mean_above(block, -1).value;
     const float thresholds[] = {0.5f * block.largest(), 0.8f * mean, 1.5f * mean};
