@@ -137,7 +137,7 @@ def test_experts_leave_the_gpu_before_layers_and_as_few_as_needed():
 
 def test_ram_is_a_hard_limit():
     with pytest.raises(BudgetError):
-        choose(QWEN_MOE, machine_of([4 * GIB], 4 * GIB), Goal())
+        choose(QWEN_MOE, machine_of([2 * GIB], 3 * GIB), Goal())
 
 
 def test_the_file_stays_within_its_size():
@@ -149,8 +149,10 @@ def test_the_file_stays_within_its_size():
 def test_the_largest_mix_of_a_size():
     assert largest_mix(LLAMA, 44 * GIB) == "Q4_K_M"
     assert largest_mix(QUANTIZED, 44 * GIB) == "Q4_K_M"
-    with pytest.raises(BudgetError, match="the smallest cut, Q2_K"):
-        largest_mix(LLAMA, 20 * GIB)
+    with pytest.raises(BudgetError, match="the smallest cut, IQ1_S"):
+        largest_mix(LLAMA, 10 * GIB)
+    assert largest_mix(LLAMA, 22 * GIB) == "IQ2_S"
+    assert largest_mix(LLAMA, 26 * GIB, has_importance=False) == "Q2_K"
 
 
 def test_a_quantized_model_is_taken_as_it_is():
@@ -167,16 +169,24 @@ def test_an_unknown_mix_is_refused():
 
 
 def test_a_file_too_small_for_any_cut_names_the_smallest():
-    with pytest.raises(BudgetError, match="the smallest cut, Q2_K, needs") as caught:
-        choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=20 * GIB))
+    with pytest.raises(BudgetError, match="the smallest cut, IQ1_S, needs") as caught:
+        choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=10 * GIB))
     needed = parse_size(str(caught.value).rpartition("at least ")[2].rstrip("."))
-    assert choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=needed)).mix == "Q2_K"
+    assert choose(LLAMA, machine_of([], 256 * GIB), Goal(size_bytes=needed)).mix == "IQ1_S"
+
+
+def test_mixes_of_last_resort_are_taken_only_where_no_other_fits():
+    machine = machine_of([20 * GIB], 64 * GIB)  # IQ2_XXS would fit on the GPU
+    assert choose(LLAMA, machine, Goal()).mix not in ("IQ2_XXS", "IQ2_XS", "IQ1_M", "IQ1_S")
+    plan = choose(LLAMA, machine_of([], 20 * GIB), Goal(ctx=4096))
+    assert plan.mix.startswith(("IQ2", "IQ1"))
+    assert any("smaller model" in reason for reason in plan.reasons)
 
 
 @pytest.mark.parametrize("vram", [[], [8 * GIB], [6 * GIB, 4 * GIB]])
 def test_memory_too_small_names_what_would_do(vram):
     with pytest.raises(BudgetError, match=r"Give RAM at least") as caught:
-        choose(LLAMA, machine_of(vram, 12 * GIB), Goal())
+        choose(LLAMA, machine_of(vram, 4 * GIB), Goal())
     message = str(caught.value)
     assert "\n" not in message
     needed = parse_size(message.rpartition("at least ")[2].rstrip("."))

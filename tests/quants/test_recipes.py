@@ -45,12 +45,10 @@ def test_types_are_llama_quantize_s(name: str, mix: str) -> None:
         experts=model["experts"],
         shared_heads=model["shared_heads"],
     )
-    found, expected = by_role(types, model["layers"]), dict(model["mixes"][mix])
-    if mix.startswith("IQ4"):
-        # Recorded without importance, where llama-quantize spends more on the first of these.
-        for role in ("ffn_down.weight", "ffn_down_exps.weight"):
-            assert found.pop(role, None) in (None, mix, "IQ4_NL")
-            expected.pop(role, None)
+    found, expected = by_role(types, model["layers"]), model["mixes"][mix]
+    if expected is None:  # llama-quantize gives up on these rows; we do not
+        assert set(found.values()) <= {"F16", "F32", "Q8_0"}
+        return
     assert found == expected
 
 

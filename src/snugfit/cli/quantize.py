@@ -56,13 +56,23 @@ def quantize_command(
     from snugfit.models import open_model
     from snugfit.planning.search import largest_mix
     from snugfit.quantize import quantize, types_of_mix
+    from snugfit.quants.recipes import recipe_named
 
     if sum(map(bool, (like, size, bpw))) != 1:
         raise UsageError("give one of --like MIX, --size SIZE or --bpw X.")
     opened = open_model(model)
     limit = size_limit(size, bpw, opened.spec().parameters)
-    mix = largest_mix(opened.spec(), limit) if limit else like.upper()
+    has_importance = imatrix is not None or text is not None
+    if limit:
+        mix = largest_mix(opened.spec(), limit, has_importance=has_importance)
+    else:
+        mix = like.upper()
     types = types_of_mix(opened, mix)
+    if not has_importance and recipe_named(mix).needs_importance:
+        render.warn(
+            f"{mix} loses far more without importance. Add --text FILE or --imatrix FILE, "
+            "or use snugfit fit."
+        )
     importance = read_imatrix(imatrix) if imatrix else None
     if text:
         importance = calibrated(opened, text)

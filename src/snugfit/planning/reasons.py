@@ -30,6 +30,11 @@ def reasons_for(
             f"The experts of the first {experts} of {spec.layers} layers are in RAM, "
             "at a modest cost in speed."
         )
+    if chosen.mix in RECIPES and RECIPES[chosen.mix].last_resort:
+        sentences.append(
+            "So few bits lose much: a smaller model with more bits may well answer better. "
+            "`snugfit evaluate` says how much."
+        )
     band = f"{chosen.memory.compute_band:.0%}"
     sentences.append(f"Weights and file are exact, compute buffers estimated to within {band}.")
     return tuple(sentences)

@@ -1,8 +1,9 @@
 """Chooses a mix, a context, a type of cache and a place for every layer that fit a machine.
 
-The order of preference, best first: a mix whose layers all sit on GPUs (experts may be in RAM)
-before one that leaves layers in RAM, which is many times slower; then bits per weight; then
-context. A better mix wins over a longer context once there is room for COMFORTABLE_CONTEXT.
+The order of preference, best first: any mix before those of last resort; a mix whose layers all
+sit on GPUs (experts may be in RAM) before one that leaves layers in RAM, which is many times
+slower; then bits per weight; then context. A better mix wins over a longer context once there is
+room for COMFORTABLE_CONTEXT.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def choose_from(plans: Sequence[Plan], spec: ModelSpec, goal: Goal) -> Plan:
     if not fitting:
         cuts = [(cut.file_bytes, cut.mix) for cut in cuts_of(spec, goal)]
         raise budget_error(spec.name, plans, min(cuts, default=None), goal.size_bytes)
+    fitting = [plan for plan in fitting if not _is_last_resort(plan.mix)] or fitting
     whole = [plan for plan in fitting if has_all_layers_on_gpus(plan.memory, spec.layers)]
     chosen = (whole or fitting)[0]
     reasons = reasons_for(
@@ -129,10 +131,18 @@ def _is_worth_having(cut: Cut, spec: ModelSpec) -> bool:
     return cut.tensor_types == types
 
 
-def largest_mix(spec: ModelSpec, size_bytes: int) -> str:
-    """Return the mix of most bits whose file has at most `size_bytes`. Raises BudgetError."""
+def _is_last_resort(mix: str) -> bool:
+    return mix in RECIPES and RECIPES[mix].last_resort
+
+
+def largest_mix(spec: ModelSpec, size_bytes: int, *, has_importance: bool = True) -> str:
+    """Return the mix of most bits whose file has at most `size_bytes`. Raises BudgetError.
+
+    Without importance, mixes that need it are left out.
+    """
     original = footprint_of(spec)
-    cuts = [_cut(spec, original, mix) for mix in CHOICES]
+    mixes = [mix for mix in CHOICES if has_importance or not RECIPES[mix].needs_importance]
+    cuts = [_cut(spec, original, mix) for mix in mixes]
     allowed = [cut for cut in cuts if cut.file_bytes <= size_bytes]
     if not allowed:
         smallest = min((cut.file_bytes, cut.mix) for cut in cuts)

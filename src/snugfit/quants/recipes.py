@@ -11,65 +11,28 @@ same either way: the IQ4 ones as llama-quantize has them with importance, Q4_0 a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snugfit.errors import UnsupportedError
+from snugfit.quants.positions import (
+    Position,
+    Where,
+    anywhere,
+    eight_experts,
+    eight_experts_and_more_bits,
+    first_eighth,
+    first_four,
+    first_sixteenth,
+    first_two,
+    four_share_values,
+    in_experts,
+    many_read_values,
+    middle,
+    more_bits,
+    seventy_billion,
+)
 from snugfit.quants.types import TYPES
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where a tensor stands, as far as rules ask: its layer, of how many, beside experts."""
-
-    layer: int
-    layers: int
-    experts: int
-    shared_heads: int  # query heads that share one key and value head
-
-
-Where = Callable[[Position], bool]
-
-
-def anywhere(_: Position) -> bool:
-    return True
-
-
-def more_bits(at: Position) -> bool:
-    """The first and last eighth of the layers, and every third between them."""
-    eighth = at.layers // 8
-    return at.layer < eighth or at.layer >= 7 * at.layers // 8 or (at.layer - eighth) % 3 == 2
-
-
-def first_eighth(at: Position) -> bool:
-    return at.layer < at.layers // 8
-
-
-def first_sixteenth(at: Position) -> bool:
-    return at.layer < at.layers // 16
-
-
-def first_two(at: Position) -> bool:
-    return at.layer < 2
-
-
-def four_share_values(at: Position) -> bool:
-    """Values are small then, and every one of them serves many heads."""
-    return at.shared_heads >= 4
-
-
-def seventy_billion(at: Position) -> bool:
-    """The shape of Llama 2 70B and later: a few key and value heads in eighty layers."""
-    return at.layers == 80 and at.shared_heads > 1
-
-
-def first_four(at: Position) -> bool:
-    return at.layer < 4
-
-
-def eight_experts(at: Position) -> bool:
-    """Mixtral's shape, where attention is a tiny part of the file."""
-    return at.experts == 8
 
 
 @dataclass(frozen=True)
@@ -87,6 +50,10 @@ class Recipe:
     file_type: int
     head: str  # the output matrix, or the embedding where it serves as one
     rules: tuple[Rule, ...] = ()
+    embedding: str = ""  # where it is not the head; else the base
+    # llama-quantize refuses these without importance: most of what they keep is chosen by it.
+    needs_importance: bool = False
+    last_resort: bool = False  # loses so much that only models that fit no other way take it
     # Another of these bytes or fewer loses less (benchmarks/quality.py): never the best choice.
     by_name_only: bool = False
 
@@ -96,9 +63,32 @@ _SMALL_ATTENTION = (
     Rule("attn_k", "Q8_0", eight_experts),
 )
 
+_FIVE_BITS_FOR_OUTPUT = Rule("attn_output", "Q5_K", eight_experts)
+
+# Shared by the mixes of 3 bits: values that many heads read are worth more.
+_IQ3_VALUES = (
+    *_SMALL_ATTENTION,
+    _FIVE_BITS_FOR_OUTPUT,
+    Rule("attn_v", "Q5_K", seventy_billion),
+    Rule("attn_v", "Q4_K", four_share_values),
+)
+
+
+def _below_three_bits(small: str, output: str) -> tuple[Rule, ...]:
+    """The rules of IQ1 and IQ2 mixes: `small` for the few tensors that matter most."""
+    return (
+        Rule("attn_v", "Q4_K", many_read_values),
+        Rule("attn_v", small),
+        Rule("attn_k", "Q4_K", eight_experts),
+        Rule("ffn_down", small, first_eighth),
+        _FIVE_BITS_FOR_OUTPUT,
+        Rule("attn_output", output),
+    )
+
+
 _IQ4_RULES = (
     *_SMALL_ATTENTION,
-    Rule("attn_output", "Q5_K", eight_experts),
+    _FIVE_BITS_FOR_OUTPUT,
     Rule("attn_v", "Q5_K", four_share_values),
 )
 
@@ -120,15 +110,17 @@ RECIPES: dict[str, Recipe] = {
             Rule("ffn_down", "Q6_K", more_bits),
         ),
     ),
+    "Q5_1": Recipe("Q5_1", 9, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
     "Q5_K_S": Recipe("Q5_K", 16, "Q6_K", _SMALL_ATTENTION),
     "Q5_0": Recipe("Q5_0", 8, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
+    "Q4_1": Recipe("Q4_1", 3, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
     "Q4_K_M": Recipe(
         "Q4_K",
         15,
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_output", "Q5_K", eight_experts),
+            _FIVE_BITS_FOR_OUTPUT,
             Rule("attn_v", "Q6_K", more_bits),
             Rule("attn_v", "Q5_K", seventy_billion),
             Rule("attn_qkv", "Q5_K"),
@@ -141,7 +133,7 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_output", "Q5_K", eight_experts),
+            _FIVE_BITS_FOR_OUTPUT,
             Rule("attn_v", "Q5_K", first_four),
             Rule("attn_v", "Q5_K", seventy_billion),
             Rule("ffn_down", "Q5_K", first_eighth),
@@ -170,7 +162,7 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_output", "Q5_K", eight_experts),
+            _FIVE_BITS_FOR_OUTPUT,
             Rule("attn_output", "Q4_K"),
             Rule("attn_v", "Q5_K", first_two),
             Rule("attn_v", "Q5_K", seventy_billion),
@@ -180,15 +172,56 @@ RECIPES: dict[str, Recipe] = {
             Rule("ffn_down", "Q4_K"),
         ),
     ),
+    "IQ3_M": Recipe(
+        "IQ3_S",
+        27,
+        "Q6_K",
+        (
+            *_SMALL_ATTENTION,
+            _FIVE_BITS_FOR_OUTPUT,
+            Rule("attn_output", "Q4_K"),
+            Rule("attn_v", "Q5_K", seventy_billion),
+            Rule("attn_v", "Q4_K"),
+            Rule("attn_qkv", "Q4_K"),
+            Rule("ffn_down", "Q4_K", first_eighth),
+            Rule("ffn_down", "Q4_K", eight_experts_and_more_bits),
+        ),
+    ),
+    "IQ3_S": Recipe("IQ3_S", 26, "Q6_K", _IQ3_VALUES),
     "Q3_K_S": Recipe(
         "Q3_K",
         11,
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_output", "Q5_K", eight_experts),
+            _FIVE_BITS_FOR_OUTPUT,
             Rule("attn_v", "Q5_K", seventy_billion),
         ),
+    ),
+    "IQ3_XS": Recipe(
+        "IQ3_S",
+        22,
+        "Q6_K",
+        (
+            *_IQ3_VALUES,
+            Rule("attn_q", "IQ3_XXS"),
+            Rule("attn_k", "IQ3_XXS"),
+            Rule("ffn_gate", "IQ3_XXS", middle),
+            Rule("ffn_up", "IQ3_XXS", middle),
+        ),
+    ),
+    "IQ3_XXS": Recipe(
+        "IQ3_XXS",
+        23,
+        "Q5_K",
+        (
+            *_IQ3_VALUES,
+            Rule("attn_q", "IQ2_S"),
+            Rule("attn_k", "IQ2_S"),
+            Rule("attn_output", "IQ3_S"),
+        ),
+        embedding="IQ3_S",
+        needs_importance=True,
     ),
     "Q2_K": Recipe(
         "Q2_K",
@@ -196,7 +229,7 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_output", "Q5_K", eight_experts),
+            _FIVE_BITS_FOR_OUTPUT,
             Rule("attn_output", "Q3_K"),
             Rule("attn_v", "Q5_K", seventy_billion),
             Rule("attn_v", "Q4_K", four_share_values),
@@ -204,6 +237,87 @@ RECIPES: dict[str, Recipe] = {
             Rule("ffn_down", "Q3_K"),
         ),
     ),
+    "Q2_K_S": Recipe(
+        "Q2_K",
+        21,
+        "Q6_K",
+        (
+            *_SMALL_ATTENTION,
+            Rule("attn_v", "Q5_K", seventy_billion),
+            Rule("attn_v", "Q4_K", four_share_values),
+            Rule("ffn_down", "Q4_K", first_eighth),
+        ),
+        needs_importance=True,
+    ),
+    "IQ2_M": Recipe(
+        "IQ2_S",
+        29,
+        "Q5_K",
+        _below_three_bits("IQ3_S", "IQ3_S"),
+        embedding="IQ3_S",
+        needs_importance=True,
+    ),
+    "IQ2_S": Recipe(
+        "IQ2_XS",
+        28,
+        "Q5_K",
+        _below_three_bits("IQ3_S", "IQ3_S"),
+        embedding="IQ3_S",
+        needs_importance=True,
+        last_resort=True,
+    ),
+    "IQ2_XS": Recipe(
+        "IQ2_XS",
+        20,
+        "Q5_K",
+        _below_three_bits("Q2_K", "IQ2_XS"),
+        embedding="Q2_K",
+        needs_importance=True,
+        last_resort=True,
+    ),
+    "IQ2_XXS": Recipe(
+        "IQ2_XXS",
+        19,
+        "Q5_K",
+        _below_three_bits("Q2_K", "IQ2_XXS"),
+        embedding="Q2_K",
+        needs_importance=True,
+        last_resort=True,
+    ),
+    "IQ1_M": Recipe(
+        "IQ1_M",
+        31,
+        "Q5_K",
+        _below_three_bits("Q2_K", "IQ2_XXS"),
+        embedding="Q2_K",
+        needs_importance=True,
+        last_resort=True,
+    ),
+    "IQ1_S": Recipe(
+        "IQ1_S",
+        24,
+        "Q5_K",
+        _below_three_bits("Q2_K", "IQ2_XXS"),
+        embedding="Q2_K",
+        needs_importance=True,
+        last_resort=True,
+    ),
+    # For models trained to hold no more than these values.
+    "MXFP4_MOE": Recipe(
+        "Q8_0",
+        38,
+        "Q8_0",
+        (
+            Rule("ffn_gate", "MXFP4", in_experts),
+            Rule("ffn_up", "MXFP4", in_experts),
+            Rule("ffn_down", "MXFP4", in_experts),
+        ),
+        by_name_only=True,
+    ),
+    "Q2_0": Recipe("Q2_0", 41, "Q6_K", _SMALL_ATTENTION, embedding="Q4_K", by_name_only=True),
+    "TQ2_0": Recipe("TQ2_0", 37, "Q6_K", _SMALL_ATTENTION, embedding="Q4_K", by_name_only=True),
+    "TQ1_0": Recipe("TQ1_0", 36, "Q6_K", _SMALL_ATTENTION, embedding="Q4_K", by_name_only=True),
+    "Q1_0": Recipe("Q1_0", 40, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
 }
 
 # A row that a type's blocks do not fill takes the nearest type of 32-weight blocks, then F16.
@@ -213,7 +327,12 @@ FALLBACKS = {
     "Q4_K": "Q5_0",
     "Q5_K": "Q5_1",
     "Q6_K": "Q8_0",
-    "IQ4_XS": "IQ4_NL",
+    "TQ1_0": "Q4_0",
+    "TQ2_0": "Q4_0",
+    "Q2_0": "Q4_0",
+    **dict.fromkeys(
+        ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"
+    ),
 }
 NEVER_QUANTIZED = re.compile(r"_norm|ffn_gate_inp|\.bias$|rope_freqs")
 TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
@@ -246,7 +365,10 @@ def assign_types(
         if is_kept_in_full(name, shape):
             chosen[name] = "F32"
         elif name == head:
-            chosen[name] = fitting_type(recipe.head, shape[-1])
+            fits = shape[-1] % TYPES[recipe.base].block_weights == 0
+            chosen[name] = fitting_type(recipe.head if fits else "Q8_0", shape[-1])
+        elif name == "token_embd.weight":
+            chosen[name] = fitting_type(recipe.embedding or recipe.base, shape[-1])
         else:
             by_rule = _type_by_rule(recipe, name, layers, experts, shared_heads)
             chosen[name] = fitting_type(by_rule, shape[-1])
@@ -270,7 +392,7 @@ def _type_by_rule(recipe: Recipe, name: str, layers: int, experts: int, shared_h
     if match is None:
         return recipe.base
     role = match[2].removesuffix("_exps")
-    at = Position(int(match[1]), layers, experts, shared_heads)
+    at = Position(int(match[1]), layers, experts, shared_heads, role != match[2])
     for rule in recipe.rules:
         if rule.role == role and rule.where(at):
             return rule.type_name

@@ -5,6 +5,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
 #include "half.h"
 #include "search.h"
 
@@ -72,10 +76,25 @@ inline Bytes16 look_up(const int8_t (&table)[16], Bytes16 codes) {
 #endif
 }
 
-// Returns codes 4 * PART to 4 * PART + 3 as floats: each becomes the top byte of an integer, which
-// is then shifted down with its sign.
+typedef float Eight __attribute__((vector_size(32)));
+
+// Through a pointer: compilers take copies of so many bytes apart.
+inline void store_eight(float* to, Eight weights) {
+    typedef float Anywhere __attribute__((vector_size(32), aligned(4), may_alias));
+    *reinterpret_cast<Anywhere*>(to) = weights;
+}
+
+#if defined(__AVX2__)
+// Returns codes 8 * HALF to 8 * HALF + 7 as floats.
+template <int HALF>
+inline Eight floats_of(Bytes16 codes) {
+    const __m128i half = HALF == 0 ? (__m128i)codes : _mm_srli_si128((__m128i)codes, 8);
+    return (Eight)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(half));
+}
+#else
+// Each code becomes the top byte of an integer, which is then shifted down with its sign.
 template <int PART>
-inline Four floats_of(Bytes16 codes) {
+inline Four four_floats_of(Bytes16 codes) {
     typedef std::int16_t Words __attribute__((vector_size(16)));
     typedef std::int32_t Integers __attribute__((vector_size(16)));
     constexpr int W = PART / 2 * 8, I = PART % 2 * 4;
@@ -88,25 +107,31 @@ inline Four floats_of(Bytes16 codes) {
     return __builtin_convertvector(integers >> 24, Four);
 }
 
-// Writes weight_of(code) of N codes, four at a time.
+template <int HALF>
+inline Eight floats_of(Bytes16 codes) {
+    return __builtin_shufflevector(four_floats_of<2 * HALF>(codes),
+                                   four_floats_of<2 * HALF + 1>(codes), 0, 1, 2, 3, 4, 5, 6, 7);
+}
+#endif
+
+// Writes weight_of(code) of N codes, eight at a time.
 template <int N, typename WeightOf>
 inline void write_weights(const int8_t* codes, float* out, const WeightOf& weight_of) {
     for (int i = 0; i < N; i += 16) {
         const Bytes16 part = load_16(codes + i);
-        const Four weights[4] = {weight_of(floats_of<0>(part)), weight_of(floats_of<1>(part)),
-                                 weight_of(floats_of<2>(part)), weight_of(floats_of<3>(part))};
-        std::memcpy(out + i, weights, sizeof weights);
+        store_eight(out + i, weight_of(floats_of<0>(part)));
+        store_eight(out + i + 8, weight_of(floats_of<1>(part)));
     }
 }
 
 template <int N>
 inline void write_scaled(const int8_t* codes, float scale, float* out) {
-    write_weights<N>(codes, out, [scale](Four code) { return scale * code; });
+    write_weights<N>(codes, out, [scale](Eight code) { return scale * code; });
 }
 
 template <int N>
 inline void write_line(const int8_t* codes, float scale, float offset, float* out) {
-    write_weights<N>(codes, out, [=](Four code) { return scale * code + offset; });
+    write_weights<N>(codes, out, [=](Eight code) { return scale * code + offset; });
 }
 
 // N bytes whose low halves are the first N codes, and whose high halves are the next N.

@@ -10,7 +10,7 @@ namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
 
 constexpr int SUPER = 256;
-constexpr float IQ1_SHIFT = 0.125f;
+constexpr float IQ1_SHIFTS[] = {0.125f, -0.125f};  // by a stored bit
 
 inline std::uint32_t load_word(const uint8_t* bytes) {
     return load_half(bytes) | (static_cast<std::uint32_t>(load_half(bytes + 2)) << 16);
@@ -59,10 +59,8 @@ template <int N>
 inline void write_shifted(const int8_t* codes, float scale, float first, float second, float* out) {
     for (int i = 0; i < N; i += 16) {
         const Bytes16 part = load_16(codes + i);
-        const Four weights[4] = {
-            scale * (floats_of<0>(part) + first), scale * (floats_of<1>(part) + first),
-            scale * (floats_of<2>(part) + second), scale * (floats_of<3>(part) + second)};
-        std::memcpy(out + i, weights, sizeof weights);
+        store_eight(out + i, scale * (floats_of<0>(part) + first));
+        store_eight(out + i + 8, scale * (floats_of<1>(part) + second));
     }
 }
 
@@ -160,7 +158,7 @@ void dequantize_iq1_s(const uint8_t* blocks, int64_t columns, float* row) {
         for (int group = 0; group < 8; ++group) {
             const int high = load_half(blocks + 34 + 2 * group);
             const float scale = d * static_cast<float>(2 * ((high >> 12) & 7) + 1);
-            const float shift = high & 0x8000 ? -IQ1_SHIFT : IQ1_SHIFT;
+            const float shift = IQ1_SHIFTS[high >> 15];
             int8_t codes[32];
             for (int i = 0; i < 4; i += 2) {
                 const uint8_t* low = blocks + 2 + 4 * group + i;
@@ -191,8 +189,8 @@ void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
             int8_t codes[16];
             store_16(codes, join(load_8(grids.iq1 + 8 * (blocks[2 * sub] | ((low & 7) << 8))),
                                  load_8(grids.iq1 + 8 * (blocks[2 * sub + 1] | ((high & 7) << 8)))));
-            const float first = low & 8 ? -IQ1_SHIFT : IQ1_SHIFT;
-            const float second = high & 8 ? -IQ1_SHIFT : IQ1_SHIFT;
+            const float first = IQ1_SHIFTS[low >> 3];
+            const float second = IQ1_SHIFTS[high >> 3];
             write_shifted<16>(codes, scale, first, second, row + start + 16 * sub);
         }
     }

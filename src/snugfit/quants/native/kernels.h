@@ -20,6 +20,8 @@ struct Kernel {
 };
 
 using AllFinite = bool (*)(const float* values, std::int64_t count);
+// Copies floats past the caches, which need not read memory first that is then overwritten.
+using Stream = void (*)(const float* from, std::int64_t count, float* to);
 
 struct Family {
     const Kernel* kernels;
@@ -32,6 +34,8 @@ struct Family {
     namespace instruction_set {                                                              \
     extern const Family PLAIN, LEGACY, K_LINE, K_SCALE, IQ1, IQ2, IQ3, IQ4, FP4, TERNARY, BITS; \
     bool all_finite(const float* values, std::int64_t count);                                \
+    void stream(const float* from, std::int64_t count, float* to);                           \
+    void finish_streams();                                                                   \
     }
 
 SNUGFIT_DECLARE_FAMILIES(baseline)

@@ -6,6 +6,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <optional>
@@ -38,6 +39,7 @@ struct InstructionSet {
     const char* name;
     std::vector<Family> families;
     snugfit::AllFinite all_finite;
+    snugfit::Stream stream;
     bool usable;
 };
 
@@ -49,11 +51,14 @@ struct InstructionSet {
 
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> sets = {
-        {"baseline", SNUGFIT_FAMILIES(baseline), snugfit::baseline::all_finite, true},
+        {"baseline", SNUGFIT_FAMILIES(baseline), snugfit::baseline::all_finite,
+         snugfit::baseline::stream, true},
 #ifdef SNUGFIT_X86
         {"avx2", SNUGFIT_FAMILIES(avx2), snugfit::avx2::all_finite,
-         __builtin_cpu_supports("avx2") != 0},
+         snugfit::avx2::stream,
+         __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")},
         {"avx512", SNUGFIT_FAMILIES(avx512), snugfit::avx512::all_finite,
+         snugfit::avx512::stream,
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")},
 #endif
@@ -163,20 +168,38 @@ int64_t quantize(const std::string& type_name, const Blocks& rows, const std::st
     return first_bad == count ? -1 : first_bad.load();
 }
 
+// More weights than caches hold are written past them, in parts that stay in the first cache.
+constexpr int64_t STREAM_FROM_WEIGHTS = int64_t{1} << 22, PART_WEIGHTS = 512;
+
 void dequantize(const std::string& type_name, const Blocks& blocks, const RowsOut& rows,
                 int threads) {
-    const Kernel& chosen_kernel = kernel_of(type_name);
-    require_sizes(chosen_kernel, rows.shape(0), rows.shape(1), blocks.shape(0), blocks.shape(1));
+    const Kernel& from = kernel_of(type_name);
+    require_sizes(from, rows.shape(0), rows.shape(1), blocks.shape(0), blocks.shape(1));
     const std::uint8_t* bytes = blocks.data();
     float* values = rows.data();
     const auto columns = static_cast<int64_t>(rows.shape(1));
     const auto row_bytes = static_cast<int64_t>(blocks.shape(1));
     const auto count = static_cast<int64_t>(rows.shape(0));
+    const snugfit::Stream stream = instruction_sets()[chosen()].stream;
+    const auto finish_streams = &snugfit::baseline::finish_streams;
+    const bool past_caches = count * columns >= STREAM_FROM_WEIGHTS;
     nb::gil_scoped_release released;
     snugfit::for_rows(count, threads, [=](int64_t first, int64_t end) {
+        alignas(64) float part[PART_WEIGHTS];
         for (int64_t row = first; row < end; ++row) {
-            chosen_kernel.dequantize(bytes + row * row_bytes, columns, values + row * columns);
+            const std::uint8_t* block = bytes + row * row_bytes;
+            float* to = values + row * columns;
+            if (!past_caches) {
+                from.dequantize(block, columns, to);
+                continue;
+            }
+            for (int64_t start = 0; start < columns; start += PART_WEIGHTS) {
+                const int64_t size = std::min(PART_WEIGHTS, columns - start);
+                from.dequantize(block + start / from.block_weights * from.block_bytes, size, part);
+                stream(part, size, to + start);
+            }
         }
+        finish_streams();
     });
 }
 

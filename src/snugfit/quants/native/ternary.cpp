@@ -1,5 +1,6 @@
 // TQ1_0 and TQ2_0: super-blocks of 256 weights that are -d, 0 or d.
 
+#include "expand.h"
 #include "half.h"
 #include "kernels.h"
 #include "magnitudes.h"
@@ -10,13 +11,22 @@ namespace {
 
 constexpr int POWERS_OF_3[5] = {1, 3, 9, 27, 81};
 
-// A byte is a fraction of 256 whose first ternary digits are the codes: multiplied by 3^digit it
-// starts with the digit wanted, modulo 256.
-inline void write_digits(const uint8_t* bytes, int count, int digits, float d, float* out) {
-    for (int digit = 0; digit < digits; ++digit) {
-        for (int i = 0; i < count; ++i) {
-            const int fraction = bytes[i] * POWERS_OF_3[digit] & 255;
-            out[digit * count + i] = d * static_cast<float>((fraction * 3 >> 8) - 1);
+// A byte is a fraction of 256 whose ternary digits are the codes, the first one foremost. Times
+// three, modulo 256, it is the fraction that starts with the next digit.
+inline void write_first_digits(Bytes16 fractions, float d, float* out) {
+    int8_t codes[16];
+    const Bytes16 not_two = (Bytes16)(fractions < 171), zero = (Bytes16)(fractions < 86);
+    store_16(codes, not_two + zero + 1);  // -1 to 1: a mask that is set is -1
+    write_scaled<16>(codes, d, out);
+}
+
+template <int COUNT>
+inline void write_digits(const uint8_t* bytes, float d, float* out) {
+    for (int i = 0; i < COUNT; i += 16) {
+        Bytes16 fractions = load_16(bytes + i);
+        for (int digit = 0; digit < 5; ++digit) {
+            write_first_digits(fractions, d, out + digit * COUNT + i);
+            fractions = fractions + fractions + fractions;
         }
     }
 }
@@ -25,22 +35,26 @@ inline void write_digits(const uint8_t* bytes, int count, int digits, float d, f
 void dequantize_tq1_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 54) {
         const float d = half_to_float(load_half(blocks + 52));
-        write_digits(blocks, 32, 5, d, row + start);
-        write_digits(blocks + 32, 16, 5, d, row + start + 160);
-        write_digits(blocks + 48, 4, 4, d, row + start + 240);
+        write_digits<32>(blocks, d, row + start);
+        write_digits<16>(blocks + 32, d, row + start + 160);
+        Bytes16 last{};
+        for (int i = 0; i < 16; ++i) {
+            last[i] = static_cast<uint8_t>(blocks[48 + i % 4] * POWERS_OF_3[i / 4]);
+        }
+        write_first_digits(last, d, row + start + 240);
     }
 }
 
 void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 66) {
         const float d = half_to_float(load_half(blocks + 64));
-        for (int part = 0; part < 8; ++part) {
-            const uint8_t* bytes = blocks + part / 4 * 32;
-            float* out = row + start + 32 * part;
-            for (int i = 0; i < 32; ++i) {
-                out[i] = d * static_cast<float>(((bytes[i] >> (part % 4 * 2)) & 3) - 1);
-            }
+        int8_t codes[SUPER];
+        for (int half = 0; half < 2; ++half) {
+            expand_pairs(blocks + 32 * half, [&](int at, Bytes16 pairs) {
+                store_16(codes + 128 * half + at, pairs - 1);
+            });
         }
+        write_scaled<SUPER>(codes, d, row + start);
     }
 }
 

@@ -1,0 +1,78 @@
+"""Where in a model a tensor stands, and the questions that rules of mixes ask about it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a tensor stands, as far as rules ask: its layer, of how many, beside experts."""
+
+    layer: int
+    layers: int
+    experts: int
+    shared_heads: int  # query heads that share one key and value head
+    stacked: bool  # whether the tensor holds one matrix an expert
+
+
+Where = Callable[[Position], bool]
+
+
+def anywhere(_: Position) -> bool:
+    return True
+
+
+def more_bits(at: Position) -> bool:
+    """The first and last eighth of the layers, and every third between them."""
+    eighth = at.layers // 8
+    return at.layer < eighth or at.layer >= 7 * at.layers // 8 or (at.layer - eighth) % 3 == 2
+
+
+def first_eighth(at: Position) -> bool:
+    return at.layer < at.layers // 8
+
+
+def first_sixteenth(at: Position) -> bool:
+    return at.layer < at.layers // 16
+
+
+def first_two(at: Position) -> bool:
+    return at.layer < 2
+
+
+def four_share_values(at: Position) -> bool:
+    """Values are small then, and every one of them serves many heads."""
+    return at.shared_heads >= 4
+
+
+def seventy_billion(at: Position) -> bool:
+    """The shape of Llama 2 70B and later: a few key and value heads in eighty layers."""
+    return at.layers == 80 and at.shared_heads > 1
+
+
+def first_four(at: Position) -> bool:
+    return at.layer < 4
+
+
+def eight_experts(at: Position) -> bool:
+    """Mixtral's shape, where attention is a tiny part of the file."""
+    return at.experts == 8
+
+
+def eight_experts_and_more_bits(at: Position) -> bool:
+    return eight_experts(at) and more_bits(at)
+
+
+def many_read_values(at: Position) -> bool:
+    return four_share_values(at) or at.experts >= 4
+
+
+def middle(at: Position) -> bool:
+    """All layers but the first and the last eighth."""
+    return at.layers // 8 <= at.layer < 7 * at.layers // 8
+
+
+def in_experts(at: Position) -> bool:
+    return at.stacked
