@@ -11,12 +11,31 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from snugfit.cli.main import COMMANDS, app_of, overview
-from snugfit.quants.codecs import can_dequantize, can_quantize
+from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
 
 HERE = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py; change the program, then run: make docs -->\n\n"
+
+
+SAME_BYTES = """
+`--best` (`quality="best"` in Python) spends about the time that llama.cpp spends, on a search
+of scales that loses less; elsewhere it changes nothing.
+
+# The same bytes everywhere
+
+One source is compiled for baseline x86-64, AVX2 and AVX-512 (on other processors, for what the
+compiler takes for granted, NEON on arm64), and the best that the processor has is chosen when
+the package is imported. All of them write the same bytes, for any number of threads: there is
+no fast-math and no fused multiply-add, sums are taken in an order that the source fixes and no
+vector's width changes, and rows are computed alone. Read weights are ggml's bit for bit.
+`tests/quants/test_codecs.py` and `test_best.py` compare every build that the processor can run;
+the AVX-512 one needs such a processor.
+
+Weights beyond a type's largest scale take its largest value; no infinity or NaN is ever
+written, and one in the input is refused with its tensor, row and column.
+"""
 
 
 def command_reference() -> str:
@@ -31,17 +50,19 @@ def command_reference() -> str:
 def type_reference() -> str:
     lines = [
         NOTICE + "# Tensor types\n",
-        "| type | id | weights a block | bytes a block | bits a weight | read | written |",
-        "|---|--:|--:|--:|--:|---|---|",
+        "| type | id | weights a block | bytes a block | bits a weight | read | written | --best |",
+        "|---|--:|--:|--:|--:|---|---|---|",
     ]
     for row in TYPES.values():
-        read = "yes" if can_dequantize(row.name) else ""
-        written = "yes" if can_quantize(row.name) else ""
+        kernels = [
+            "yes" if row.name in had else "" for had in (READABLE, WRITABLE, WRITABLE_BETTER)
+        ]
         lines.append(
             f"| {row.name} | {row.id} | {row.block_weights} | {row.block_bytes} "
-            f"| {row.bits_per_weight:.4g} | {read} | {written} |"
+            f"| {row.bits_per_weight:.4g} | {' | '.join(kernels)} |"
         )
     lines += [
+        SAME_BYTES,
         "\n# Mixes\n",
         "| mix | base | head | tensors with another type |",
         "|---|---|---|---|",
@@ -51,6 +72,8 @@ def type_reference() -> str:
             f"{rule.role}: {rule.type_name} ({rule.where.__name__.replace('_', ' ')})"
             for rule in recipe.rules
         )
+        if recipe.embedding:
+            rules = ", ".join(filter(None, (f"token_embd: {recipe.embedding}", rules)))
         lines.append(f"| {name} | {recipe.base} | {recipe.head} | {rules} |")
     lines.append("\nWhere a row is not filled by whole blocks, the next type is taken:")
     lines.append(

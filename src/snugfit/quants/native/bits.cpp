@@ -22,12 +22,31 @@ void dequantize_q1_0(const uint8_t* blocks, int64_t columns, float* row) {
     }
 }
 
-// Returns the eight pairs of bits of two bytes as bytes.
-inline std::uint64_t spread_pairs(const uint8_t* bytes) {
-    std::uint64_t word = load_half(bytes);
-    word = (word | (word << 24)) & 0x000000ff000000ff;
-    word = (word | (word << 12)) & 0x000f000f000f000f;
-    return (word | (word << 6)) & 3 * EVERY_BYTE;
+// Takes the bytes of two vectors in turn; PART 0 of the first halves, 1 of the second ones.
+template <int PART, typename Vector>
+inline Vector in_turn(Vector a, Vector b) {
+    if constexpr (sizeof(a[0]) == 1) {
+        constexpr int P = 8 * PART;
+        return __builtin_shufflevector(a, b, P, P + 16, P + 1, P + 17, P + 2, P + 18, P + 3, P + 19,
+                                       P + 4, P + 20, P + 5, P + 21, P + 6, P + 22, P + 7, P + 23);
+    } else {
+        constexpr int P = 4 * PART;
+        return __builtin_shufflevector(a, b, P, P + 8, P + 1, P + 9, P + 2, P + 10, P + 3, P + 11);
+    }
+}
+
+// Sixteen bytes of four codes each to 64 codes -1 to 2.
+inline void expand_fours(const uint8_t* bytes, int8_t* codes) {
+    typedef std::uint16_t Words __attribute__((vector_size(16)));
+    const Bytes16 fours = load_16(bytes);
+    const Bytes16 a = fours & 3, b = bits_from<2>(fours, 3);
+    const Bytes16 c = bits_from<4>(fours, 3), d = bits_from<6>(fours, 3);
+    const Words first_ab = (Words)in_turn<0>(a, b), first_cd = (Words)in_turn<0>(c, d);
+    const Words last_ab = (Words)in_turn<1>(a, b), last_cd = (Words)in_turn<1>(c, d);
+    store_16(codes, (Bytes16)in_turn<0>(first_ab, first_cd) - 1);
+    store_16(codes + 16, (Bytes16)in_turn<1>(first_ab, first_cd) - 1);
+    store_16(codes + 32, (Bytes16)in_turn<0>(last_ab, last_cd) - 1);
+    store_16(codes + 48, (Bytes16)in_turn<1>(last_ab, last_cd) - 1);
 }
 
 // Codes 0..3 are -1 to 2 times d, four of them in a byte.
@@ -35,9 +54,7 @@ void dequantize_q2_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 64, blocks += 18) {
         const float d = half_to_float(load_half(blocks));
         int8_t codes[64];
-        for (int i = 0; i < 16; i += 4) {
-            store_16(codes + 4 * i, join(spread_pairs(blocks + 2 + i), spread_pairs(blocks + 4 + i)) - 1);
-        }
+        expand_fours(blocks + 2, codes);
         write_scaled<64>(codes, d, row + start);
     }
 }

@@ -64,6 +64,11 @@ inline void write_shifted(const int8_t* codes, float scale, float first, float s
     }
 }
 
+// The scales of IQ2 are odd multiples of an eighth of d.
+inline float half_step(float d, int integer) {
+    return d * (0.5f + static_cast<float>(integer)) * 0.25f;
+}
+
 }  // namespace
 
 // Each 32 weights: four grid indices of a byte, then four times seven signs and a 4-bit scale.
@@ -73,7 +78,7 @@ void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
         for (int group = 0; group < 8; ++group) {
             const uint8_t* indices = blocks + 2 + 8 * group;
             const std::uint32_t signs = load_word(indices + 4);
-            const float scale = d * (0.5f + static_cast<float>(signs >> 28)) * 0.25f;
+            const float scale = half_step(d, static_cast<int>(signs >> 28));
             for (int i = 0; i < 4; i += 2) {
                 write_signed(
                     two_rows(grids.iq2_xxs + 8 * indices[i], grids.iq2_xxs + 8 * indices[i + 1]),
@@ -87,15 +92,17 @@ void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
 void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 74) {
         const float d = half_to_float(load_half(blocks));
-        for (int sub = 0; sub < 16; ++sub) {
-            const int integer = (blocks[66 + sub / 2] >> (sub % 2 * 4)) & 15;
-            const float scale = d * (0.5f + static_cast<float>(integer)) * 0.25f;
-            const int first = load_half(blocks + 2 + 4 * sub);
-            const int second = load_half(blocks + 4 + 4 * sub);
-            write_signed(two_rows(grids.iq2_xs + 8 * (first & 511),
-                                  grids.iq2_xs + 8 * (second & 511)),
-                         join(EVEN_MASKS.of[first >> 9], EVEN_MASKS.of[second >> 9]), scale,
-                         row + start + 16 * sub);
+        for (int group = 0; group < 8; ++group) {
+            const int integers = blocks[66 + group];
+            for (int half = 0; half < 2; ++half) {
+                const uint8_t* codes = blocks + 2 + 8 * group + 4 * half;
+                const int first = load_half(codes), second = load_half(codes + 2);
+                write_signed(two_rows(grids.iq2_xs + 8 * (first & 511),
+                                      grids.iq2_xs + 8 * (second & 511)),
+                             join(EVEN_MASKS.of[first >> 9], EVEN_MASKS.of[second >> 9]),
+                             half_step(d, (integers >> (4 * half)) & 15),
+                             row + start + 32 * group + 16 * half);
+            }
         }
     }
 }
@@ -104,16 +111,18 @@ void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
 void dequantize_iq2_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 82) {
         const float d = half_to_float(load_half(blocks));
-        for (int sub = 0; sub < 16; ++sub) {
-            const int integer = (blocks[74 + sub / 2] >> (sub % 2 * 4)) & 15;
-            const float scale = d * (0.5f + static_cast<float>(integer)) * 0.25f;
-            const uint8_t* low = blocks + 2 + 2 * sub;
-            const uint8_t* signs = blocks + 34 + 2 * sub;
-            const int high = blocks[66 + sub / 2] >> (sub % 2 * 4);
-            const int first = low[0] | ((high & 3) << 8), second = low[1] | ((high & 12) << 6);
-            write_signed(two_rows(grids.iq2_s + 8 * first, grids.iq2_s + 8 * second),
-                         join(MASKS.of[signs[0]], MASKS.of[signs[1]]), scale,
-                         row + start + 16 * sub);
+        for (int group = 0; group < 8; ++group) {
+            const int integers = blocks[74 + group], high = blocks[66 + group];
+            for (int half = 0; half < 2; ++half) {
+                const uint8_t* low = blocks + 2 + 4 * group + 2 * half;
+                const uint8_t* signs = low + 32;
+                const int first = low[0] | (((high >> (4 * half)) & 3) << 8);
+                const int second = low[1] | (((high >> (4 * half + 2)) & 3) << 8);
+                write_signed(two_rows(grids.iq2_s + 8 * first, grids.iq2_s + 8 * second),
+                             join(MASKS.of[signs[0]], MASKS.of[signs[1]]),
+                             half_step(d, (integers >> (4 * half)) & 15),
+                             row + start + 32 * group + 16 * half);
+            }
         }
     }
 }
@@ -139,14 +148,17 @@ void dequantize_iq3_xxs(const uint8_t* blocks, int64_t columns, float* row) {
 void dequantize_iq3_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 110) {
         const float d = half_to_float(load_half(blocks));
-        for (int sub = 0; sub < 16; ++sub) {
-            const int integer = (blocks[106 + sub / 4] >> (sub / 2 % 2 * 4)) & 15;
+        for (int group = 0; group < 8; ++group) {
+            const int integer = (blocks[106 + group / 2] >> (group % 2 * 4)) & 15;
             const float scale = d * static_cast<float>(1 + 2 * integer);
-            const int high = blocks[66 + sub / 2] >> (sub % 2 * 4);
-            const uint8_t* signs = blocks + 74 + 2 * sub;
-            write_signed(four_rows(grids.iq3_s, blocks + 2 + 4 * sub, high),
-                         join(MASKS.of[signs[0]], MASKS.of[signs[1]]), scale,
-                         row + start + 16 * sub);
+            const int high = blocks[66 + group];
+            for (int half = 0; half < 2; ++half) {
+                const uint8_t* low = blocks + 2 + 8 * group + 4 * half;
+                const uint8_t* signs = blocks + 74 + 4 * group + 2 * half;
+                write_signed(four_rows(grids.iq3_s, low, high >> (4 * half)),
+                             join(MASKS.of[signs[0]], MASKS.of[signs[1]]), scale,
+                             row + start + 32 * group + 16 * half);
+            }
         }
     }
 }
@@ -182,16 +194,19 @@ void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
             half |= (words[i] >> 12) << (4 * i);
         }
         const float d = half_to_float(static_cast<std::uint16_t>(half));
-        for (int sub = 0; sub < 16; ++sub) {
-            const int integer = (words[sub / 4] >> (sub % 4 * 3)) & 7;
-            const float scale = d * static_cast<float>(2 * integer + 1);
-            const int low = blocks[32 + sub] & 15, high = blocks[32 + sub] >> 4;
-            int8_t codes[16];
-            store_16(codes, join(load_8(grids.iq1 + 8 * (blocks[2 * sub] | ((low & 7) << 8))),
-                                 load_8(grids.iq1 + 8 * (blocks[2 * sub + 1] | ((high & 7) << 8)))));
-            const float first = IQ1_SHIFTS[low >> 3];
-            const float second = IQ1_SHIFTS[high >> 3];
-            write_shifted<16>(codes, scale, first, second, row + start + 16 * sub);
+        for (int quarter = 0; quarter < 4; ++quarter) {
+            for (int part = 0; part < 4; ++part) {
+                const int sub = 4 * quarter + part;
+                const int integer = (words[quarter] >> (3 * part)) & 7;
+                const int high = blocks[32 + sub];
+                const int first = blocks[2 * sub] | ((high & 7) << 8);
+                const int second = blocks[2 * sub + 1] | (((high >> 4) & 7) << 8);
+                int8_t codes[16];
+                store_16(codes, two_rows(grids.iq1 + 8 * first, grids.iq1 + 8 * second));
+                write_shifted<16>(codes, d * static_cast<float>(2 * integer + 1),
+                                  IQ1_SHIFTS[(high >> 3) & 1], IQ1_SHIFTS[high >> 7],
+                                  row + start + 16 * sub);
+            }
         }
     }
 }
