@@ -2,8 +2,8 @@
 
 python benchmarks/quantize.py [--types Q4_K,IQ2_XS] [--threads 1] [--quick] [--json]
 
-llama.cpp's kernels are those that the engine's package carries. Speeds are the best of several
-short runs that alternate, so that a busy machine slows both; error ratios are sums over rows of one
+llama.cpp's kernels are those that the engine's package carries. Runs alternate and are short;
+speeds are the best ones, ratios the median of pairs, so that a busy machine slows both. Errors are sums over rows of one
 kind, under the weights that llama.cpp itself minimises, and the worst kind counts. Reading is
 dequantizing by two threads, against the rate at which they fill or copy memory, in turn with it.
 """
@@ -13,10 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +34,7 @@ from snugfit.quants.codecs import dequantize_rows, quantize_rows
 from snugfit.quants.types import TYPES
 
 COLUMNS = 4096
-ROUND_SECONDS = 0.08  # of one run of the slower side
+ROUND_SECONDS = 0.02  # of one run of the slower side: short, so that some meet a quiet moment
 BANDWIDTH_SHARE = 0.8  # what counts as being bound by memory
 # Speed ratios asked of us: with importance, without; None where llama.cpp has nothing to compare.
 GOALS: dict[str, tuple[float | None, float | None]] = {
@@ -72,10 +74,19 @@ def seconds_of(work: Call) -> float:
     return time.perf_counter() - began
 
 
-def best_in_turn(ours: Call, theirs: Call, rounds: int) -> tuple[float, float]:
-    """Return the least seconds of each."""
-    times = [(seconds_of(ours), seconds_of(theirs)) for _ in range(rounds)]
-    return min(first for first, _ in times), min(second for _, second in times)
+@dataclass(frozen=True)
+class InTurn:
+    """Seconds of two runs that alternated: the least of each, and the median ratio of pairs."""
+
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def time_in_turn(ours: Call, theirs: Call, rounds: int) -> InTurn:
+    pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(rounds)]
+    ratio = statistics.median(second / first for first, second in pairs)
+    return InTurn(min(first for first, _ in pairs), min(second for _, second in pairs), ratio)
 
 
 def ggml_in_threads(rows: Any, name: str, importance: Any, pool: ThreadPoolExecutor) -> None:
@@ -92,17 +103,17 @@ def measure_speed(name: str, weighted: bool, threads: int, rounds: int) -> dict[
     count = threads * max(4, min(2048, int(ROUND_SECONDS / per_row)))
     rows = random.normal(0, 0.02, (count, COLUMNS)).astype(np.float32)
     with ThreadPoolExecutor(threads) as pool:
-        ours, theirs = best_in_turn(
+        times = time_in_turn(
             lambda: quantize_rows(rows, name, importance, threads),
             lambda: ggml_in_threads(rows, name, importance, pool),
             rounds,
         )
     moved = rows.nbytes + count * TYPES[name].row_bytes(COLUMNS)
     return {
-        "ours_weights_per_second": rows.size / ours,
-        "ggml_weights_per_second": rows.size / theirs,
-        "ratio": theirs / ours,
-        "ours_bytes_per_second": moved / ours,
+        "ours_weights_per_second": rows.size / times.ours,
+        "ggml_weights_per_second": rows.size / times.theirs,
+        "ratio": times.ratio,
+        "ours_bytes_per_second": moved / times.ours,
     }
 
 
@@ -144,12 +155,13 @@ def measure_reading(name: str, memory: Memory, threads: int, rounds: int) -> dic
     rows = np.random.default_rng(2).normal(0, 0.02, (64, COLUMNS)).astype(np.float32)
     blocks = np.tile(quantize_rows(rows, name), (2**26 // rows.size, 1))
     out = memory.target.reshape(-1, COLUMNS)
-    best, best_memory = float("inf"), 0.0
+    rates, shares = [], []
     for _ in range(rounds):
-        best_memory = max(best_memory, memory.rate())
-        best = min(best, seconds_of(lambda: _native.dequantize(name, blocks, out, threads)))
-    rate = (blocks.nbytes + out.nbytes) / best
-    return {"bytes_per_second": rate, "memory": best_memory, "share": rate / best_memory}
+        of_memory = memory.rate()
+        seconds = seconds_of(lambda: _native.dequantize(name, blocks, out, threads))
+        rates.append((blocks.nbytes + out.nbytes) / seconds)
+        shares.append(rates[-1] / of_memory)
+    return {"bytes_per_second": max(rates), "share": statistics.median(shares)}
 
 
 def measure(name: str, threads: int, rounds: int) -> dict[str, Any]:
@@ -203,7 +215,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    rounds = 3 if arguments.quick else 9
+    rounds = 8 if arguments.quick else 40
     reading_threads = min(2, os.cpu_count() or 1)
     memory, copying = Memory(reading_threads), Memory(arguments.threads)
     results = []

@@ -109,6 +109,15 @@ inline bool has_huge(const Group& group) {
     return huge;
 }
 
+// Asks for a group of the next row, most likely: it is looked at before it is quantized, which would
+// wait for memory, whereas this row keeps the processor busy. What is not there is not fetched.
+inline void prefetch(const float* group) {
+    const auto* bytes = reinterpret_cast<const char*>(group);
+    for (int line = 0; line < GROUP * static_cast<int>(sizeof(float)); line += 64) {
+        __builtin_prefetch(bytes + line);
+    }
+}
+
 // Calls work(group, blocks, first block) for each group of a row. Weights are copied only where
 // some are too large, and at a row's end, where zeros follow them.
 template <typename Work>
@@ -124,6 +133,7 @@ void for_groups(const float* row, std::int64_t columns, const Work& work) {
             group.value = copy;
         };
         group.value = row + start;
+        prefetch(row + columns + start);
         if (count < GROUP) {
             take_copy();
         }
@@ -197,28 +207,36 @@ void fit_even_scales(const Group& group, const float (&starts)[STARTS], float lo
 
 // --- value = scale * code + offset -------------------------------------------------------------
 
-// Calls keep(block, codes) with the codes of each block that make `low` 0 and the largest weight
-// `top`. Sums them, and what they leave, counted in steps.
+// Calls keep(block, codes) with the codes of each block, as integers, that make `low` 0 and the
+// largest weight `top`. Sums them, and what they leave, counted in steps.
 template <typename Keep>
 void sum_even_lines(const Group& group, const float* unit, float* code_sum, float* rest_sum,
                     const Keep& keep) {
-    Folded<Sum> codes, rests;
+    Folded<Sum> codes, steps;
     for (int block = 0; block < SUBS; ++block) {
         const float* value = group.value + block * EVEN_BLOCK;
-        Floats code[EVEN_BLOCK / LANES];
-        Floats code_sums[PARTS]{}, rest_sums[PARTS]{};
+        Whole code[EVEN_BLOCK / LANES], code_sums[PARTS]{};
+        Floats above_sums[PARTS]{};
         for (int i = 0; i < EVEN_BLOCK / LANES; ++i) {
-            const Floats exact = (row_lanes(value + i * LANES) - group.low[block]) * unit[block];
-            code[i] = nearest(exact);
+            const Floats above = row_lanes(value + i * LANES) - group.low[block];
+            code[i] = nearest_bytes(above * unit[block], 0);
             code_sums[i % PARTS] += code[i];
-            rest_sums[i % PARTS] += exact - code[i];
+            above_sums[i % PARTS] += above;
         }
         keep(block, code);
-        codes.put(block, code_sums);
-        rests.put(block, rest_sums);
+        Floats float_sums[PARTS];
+        for (int part = 0; part < PARTS; ++part) {
+            float_sums[part] = __builtin_convertvector(code_sums[part], Floats);
+            above_sums[part] *= unit[block];
+        }
+        codes.put(block, float_sums);
+        steps.put(block, above_sums);
     }
     codes.join_to(code_sum);
-    rests.join_to(rest_sum);
+    steps.join_to(rest_sum);
+    for (int first = 0; first < SUBS; first += LANES) {
+        lanes(rest_sum + first) -= lanes(code_sum + first);
+    }
 }
 
 // Finds 16-bit scales and offsets. Scales give each block's ends the codes 0 and `top`, which is

@@ -43,7 +43,10 @@ struct FiveBits {
     static constexpr float TOP = 31, LARGEST_INTEGER = 63;
     static constexpr const float (&STEP_TARGETS)[16] = TARGETS_UP_TO_63;
     static constexpr int ROUNDS = 1;
-    static constexpr const Ends (&PLAIN_ENDS)[21] = ENDS;
+    static constexpr Ends PLAIN_ENDS[] = {{0, 0},        {0, -0.4f},     {0, 0.4f},     {-0.4f, 0},
+                                          {0.4f, 0},     {0, -0.8f},     {0, 0.8f},     {-0.4f, 0.4f},
+                                          {0.4f, -0.4f}, {-0.4f, -0.4f}, {0.4f, 0.4f},  {-0.4f, 0.8f},
+                                          {0.4f, -0.8f}};
 };
 
 // llama.cpp's costs: importance * sqrt(a mean square of the super-block + value^2), or without

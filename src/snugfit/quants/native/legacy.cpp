@@ -60,14 +60,14 @@ void to_halves(const float* values, std::uint16_t* halves) {
 }
 
 constexpr int VECTORS = BLOCK / LANES;
-using Codes = Floats[VECTORS];
+using Codes = Whole[VECTORS];
 
 // Finds the codes of a block, from `low` to `high`, and adds `zero`.
 inline void round_codes(const float* values, float offset, float unit, float low, float high,
-                        float zero, Codes& codes) {
+                        int zero, Codes& codes) {
     for (int i = 0; i < VECTORS; ++i) {
         const Floats exact = (row_lanes(values + i * LANES) - offset) * unit;
-        codes[i] = clamp(nearest(exact), low, high) + zero;
+        codes[i] = nearest_bytes(clamp(exact, low, high), zero);
     }
 }
 
@@ -79,22 +79,18 @@ inline std::uint64_t load_eight(const uint8_t* bytes) {
 
 // Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
 inline void pack_nibbles(const Codes& codes, uint8_t* bytes) {
-    alignas(64) int whole[BLOCK / 2];
+    Whole both[VECTORS / 2];
     for (int i = 0; i < VECTORS / 2; ++i) {
-        store_whole(codes[i] + 16.0f * codes[i + VECTORS / 2], whole + i * LANES);
+        both[i] = codes[i] | (codes[i + VECTORS / 2] << 4);
     }
-    store_bytes<BLOCK / 2>(whole, bytes);
+    store_bytes<BLOCK / 2>(both, bytes);
 }
 
 // As pack_nibbles, for codes 0..31: their fifth bits, one bit a weight, and then their nibbles.
 inline void pack_five_bits(const Codes& codes, uint8_t* bytes) {
     constexpr std::uint64_t NIBBLES = 0x0f0f0f0f0f0f0f0f, BITS = 0x0101010101010101;
-    alignas(64) int whole[BLOCK];
-    for (int i = 0; i < VECTORS; ++i) {
-        store_whole(codes[i], whole + i * LANES);
-    }
     uint8_t small[BLOCK];
-    store_bytes<BLOCK>(whole, small);
+    store_bytes<BLOCK>(codes, small);
     for (int i = 0; i < BLOCK / 8; ++i) {
         const std::uint64_t bits = (load_eight(small + 8 * i) >> 4) & BITS;
         // Moves bit 8 * j to bit 56 + j, for all eight at once.
@@ -145,8 +141,7 @@ template <int BITS, bool OFFSET>
 void write_blocks(const float* values, int count, const float* scale, const float* offset,
                   uint8_t* blocks) {
     constexpr int BYTES = Layout<BITS, OFFSET>::BYTES;
-    constexpr float LOW = OFFSET ? 0 : -(1 << (BITS - 1));
-    constexpr float HIGH = LOW + (1 << BITS) - 1;
+    constexpr int LOW = OFFSET ? 0 : -(1 << (BITS - 1)), HIGH = LOW + (1 << BITS) - 1;
     alignas(64) float unit[SUBS];
     invert(scale, unit);
     for (int i = 0; i < count; ++i) {
@@ -269,12 +264,8 @@ void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blo
         uint8_t* first = blocks + first_block * 34;
         for (int i = 0; i < count; ++i) {
             Codes codes;
-            alignas(64) int whole[BLOCK];
             round_codes(group.value + i * BLOCK, 0, unit[i], -127, 127, 0, codes);
-            for (int j = 0; j < VECTORS; ++j) {
-                store_whole(codes[j], whole + j * LANES);
-            }
-            store_bytes<BLOCK>(whole, first + i * 34 + 2);
+            store_bytes<BLOCK>(codes, first + i * 34 + 2);
         }
         write_heads<34, false>(scale, nullptr, count, first);
     });

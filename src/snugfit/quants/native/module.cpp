@@ -169,7 +169,7 @@ int64_t quantize(const std::string& type_name, const Blocks& rows, const std::st
 }
 
 // More weights than caches hold are written past them, in parts that stay in the first cache.
-constexpr int64_t STREAM_FROM_WEIGHTS = int64_t{1} << 22, PART_WEIGHTS = 512;
+constexpr int64_t STREAM_FROM_WEIGHTS = int64_t{1} << 22, PART_WEIGHTS = 256;
 
 void dequantize(const std::string& type_name, const Blocks& blocks, const RowsOut& rows,
                 int threads) {

@@ -73,6 +73,11 @@ void store_bytes(const int* whole, std::uint8_t* bytes) {
     }
 }
 
+template <int COUNT>
+void store_bytes(const Whole (&vectors)[COUNT / LANES], std::uint8_t* bytes) {
+    store_bytes<COUNT>(reinterpret_cast<const int*>(vectors), bytes);
+}
+
 // The same as a < b ? a : b and a > b ? a : b, of which GCC makes two operations where one side is
 // a constant.
 #if defined(__AVX512F__)
@@ -97,6 +102,13 @@ inline Floats clamp(Floats a, float low, float high) {
 constexpr float ROUNDER = 12582912.0f;
 inline Floats nearest(Floats a) { return (a + ROUNDER) - ROUNDER; }
 inline float nearest(float a) { return (a + ROUNDER) - ROUNDER; }
+
+// Rounds small numbers to whole ones, adds `zero`, and keeps their last bytes: the last bits of the
+// sum are those of the whole number.
+inline Whole nearest_bytes(Floats a, int zero) {
+    const Floats sum = a + ROUNDER;
+    return ((Whole)sum + zero) & 255;
+}
 inline float clamp(float a, float low, float high) { return a < low ? low : a > high ? high : a; }
 
 // The same values as half.h's function, ties aside.

@@ -125,10 +125,10 @@ float best_step(const float* values, const float* weights, int count, float extr
 template <int COUNT>
 void store_codes(const float* values, float offset, float unit, float low, float high,
                  uint8_t* codes) {
-    alignas(64) int whole[COUNT];
-    for (int i = 0; i < COUNT; i += LANES) {
-        const Floats exact = (lanes(values + i) + offset) * unit;
-        store_whole(clamp(nearest(exact), low, high) - low, whole + i);
+    Whole whole[COUNT / LANES];
+    for (int i = 0; i < COUNT / LANES; ++i) {
+        const Floats exact = (lanes(values + i * LANES) + offset) * unit;
+        whole[i] = nearest_bytes(clamp(exact, low, high), -static_cast<int>(low));
     }
     store_bytes<COUNT>(whole, codes);
 }
