@@ -3,9 +3,10 @@
 python benchmarks/quantize.py [--types Q4_K,IQ2_XS] [--threads 1] [--quick] [--json]
 
 llama.cpp's kernels are those that the engine's package carries. Runs alternate and are short;
-speeds are the best ones, ratios the median of pairs, so that a busy machine slows both. Errors are sums over rows of one
-kind, under the weights that llama.cpp itself minimises, and the worst kind counts. Reading is
-dequantizing by two threads, against the rate at which they fill or copy memory, in turn with it.
+speeds are the best ones, ratios the median of pairs, so that a busy machine slows both. Errors
+are sums over rows of one kind, under the weights that llama.cpp itself minimises, ours over
+llama.cpp's; the worst kind counts. Reading is dequantizing by two threads, against the rate at
+which they fill or copy memory, in turn with it.
 """
 
 from __future__ import annotations

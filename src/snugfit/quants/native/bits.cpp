@@ -10,6 +10,7 @@ namespace snugfit::SNUGFIT_INSTRUCTION_SET {
 namespace {
 
 // A bit says whether the weight is d or -d.
+template <bool STREAM>
 void dequantize_q1_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 128, blocks += 18) {
         const float d = half_to_float(load_half(blocks));
@@ -18,7 +19,7 @@ void dequantize_q1_0(const uint8_t* blocks, int64_t columns, float* row) {
             const Bytes16 masks = join(MASKS.of[blocks[2 + i]], MASKS.of[blocks[3 + i]]);
             store_16(codes + 8 * i, ~masks | 1);  // -1 or 1
         }
-        write_scaled<128>(codes, d, row + start);
+        write_scaled<STREAM, 128>(codes, d, row + start);
     }
 }
 
@@ -50,12 +51,13 @@ inline void expand_fours(const uint8_t* bytes, int8_t* codes) {
 }
 
 // Codes 0..3 are -1 to 2 times d, four of them in a byte.
+template <bool STREAM>
 void dequantize_q2_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 64, blocks += 18) {
         const float d = half_to_float(load_half(blocks));
         int8_t codes[64];
         expand_fours(blocks + 2, codes);
-        write_scaled<64>(codes, d, row + start);
+        write_scaled<STREAM, 64>(codes, d, row + start);
     }
 }
 
@@ -119,8 +121,8 @@ void quantize_q2_0(const float* row, const float* importance, int64_t columns, u
 }
 
 const Kernel KERNELS[] = {
-    {"Q1_0", 128, 18, quantize_q1_0, dequantize_q1_0},
-    {"Q2_0", 64, 18, quantize_q2_0, dequantize_q2_0},
+    {"Q1_0", 128, 18, quantize_q1_0, dequantize_q1_0<false>, dequantize_q1_0<true>},
+    {"Q2_0", 64, 18, quantize_q2_0, dequantize_q2_0<false>, dequantize_q2_0<true>},
 };
 
 }  // namespace

@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX2__)
+#if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
@@ -78,8 +78,17 @@ inline Bytes16 look_up(const int8_t (&table)[16], Bytes16 codes) {
 
 typedef float Eight __attribute__((vector_size(32)));
 
-// Through a pointer: compilers take copies of so many bytes apart.
+// STREAM: past the caches, which need not fetch what is overwritten anyway; aligned to 16 bytes.
+template <bool STREAM>
 inline void store_eight(float* to, Eight weights) {
+#if defined(__SSE2__)
+    if constexpr (STREAM) {
+        _mm_stream_ps(to, __builtin_shufflevector(weights, weights, 0, 1, 2, 3));
+        _mm_stream_ps(to + 4, __builtin_shufflevector(weights, weights, 4, 5, 6, 7));
+        return;
+    }
+#endif
+    // Through a pointer: compilers take copies of so many bytes apart.
     typedef float Anywhere __attribute__((vector_size(32), aligned(4), may_alias));
     *reinterpret_cast<Anywhere*>(to) = weights;
 }
@@ -115,23 +124,23 @@ inline Eight floats_of(Bytes16 codes) {
 #endif
 
 // Writes weight_of(code) of N codes, eight at a time.
-template <int N, typename WeightOf>
+template <bool STREAM, int N, typename WeightOf>
 inline void write_weights(const int8_t* codes, float* out, const WeightOf& weight_of) {
     for (int i = 0; i < N; i += 16) {
         const Bytes16 part = load_16(codes + i);
-        store_eight(out + i, weight_of(floats_of<0>(part)));
-        store_eight(out + i + 8, weight_of(floats_of<1>(part)));
+        store_eight<STREAM>(out + i, weight_of(floats_of<0>(part)));
+        store_eight<STREAM>(out + i + 8, weight_of(floats_of<1>(part)));
     }
 }
 
-template <int N>
+template <bool STREAM, int N>
 inline void write_scaled(const int8_t* codes, float scale, float* out) {
-    write_weights<N>(codes, out, [scale](Eight code) { return scale * code; });
+    write_weights<STREAM, N>(codes, out, [scale](Eight code) { return scale * code; });
 }
 
-template <int N>
+template <bool STREAM, int N>
 inline void write_line(const int8_t* codes, float scale, float offset, float* out) {
-    write_weights<N>(codes, out, [=](Eight code) { return scale * code + offset; });
+    write_weights<STREAM, N>(codes, out, [=](Eight code) { return scale * code + offset; });
 }
 
 // N bytes whose low halves are the first N codes, and whose high halves are the next N.

@@ -42,20 +42,22 @@ inline void expand_values(const uint8_t* nibbles, int8_t* values) {
     }
 }
 
+template <bool STREAM>
 void dequantize_mxfp4(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 32, blocks += 17) {
         int8_t values[32];
         expand_values<16>(blocks + 1, values);
-        write_scaled<32>(values, power_of(blocks[0]), row + start);
+        write_scaled<STREAM, 32>(values, power_of(blocks[0]), row + start);
     }
 }
 
+template <bool STREAM>
 void dequantize_nvfp4(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 64, blocks += 36) {
         for (int sub = 0; sub < 4; ++sub) {
             int8_t values[16];
             expand_values<8>(blocks + 4 + 8 * sub, values);
-            write_scaled<16>(values, small_float(blocks[sub]), row + start + 16 * sub);
+            write_scaled<STREAM, 16>(values, small_float(blocks[sub]), row + start + 16 * sub);
         }
     }
 }
@@ -204,8 +206,8 @@ void quantize_nvfp4(const float* row, const float* importance, int64_t columns, 
 }
 
 const Kernel KERNELS[] = {
-    {"MXFP4", 32, 17, quantize_mxfp4, dequantize_mxfp4},
-    {"NVFP4", 64, 36, quantize_nvfp4, dequantize_nvfp4},
+    {"MXFP4", 32, 17, quantize_mxfp4, dequantize_mxfp4<false>, dequantize_mxfp4<true>},
+    {"NVFP4", 64, 36, quantize_nvfp4, dequantize_nvfp4<false>, dequantize_nvfp4<true>},
 };
 
 }  // namespace

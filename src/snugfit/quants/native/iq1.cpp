@@ -81,8 +81,8 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
 }
 
 const Kernel KERNELS[] = {
-    {"IQ1_S", 256, 50, quantize<32, 50, pack_iq1_s>, dequantize_iq1_s},
-    {"IQ1_M", 256, 56, quantize<16, 56, pack_iq1_m>, dequantize_iq1_m},
+    {"IQ1_S", 256, 50, quantize<32, 50, pack_iq1_s>, dequantize_iq1_s<false>, dequantize_iq1_s<true>},
+    {"IQ1_M", 256, 56, quantize<16, 56, pack_iq1_m>, dequantize_iq1_m<false>, dequantize_iq1_m<true>},
 };
 
 }  // namespace

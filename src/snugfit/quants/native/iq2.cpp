@@ -191,9 +191,9 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
 }
 
 const Kernel KERNELS[] = {
-    {"IQ2_XXS", 256, 66, quantize<Xxs>, dequantize_iq2_xxs},
-    {"IQ2_XS", 256, 74, quantize<Xs>, dequantize_iq2_xs},
-    {"IQ2_S", 256, 82, quantize<S>, dequantize_iq2_s},
+    {"IQ2_XXS", 256, 66, quantize<Xxs>, dequantize_iq2_xxs<false>, dequantize_iq2_xxs<true>},
+    {"IQ2_XS", 256, 74, quantize<Xs>, dequantize_iq2_xs<false>, dequantize_iq2_xs<true>},
+    {"IQ2_S", 256, 82, quantize<S>, dequantize_iq2_s<false>, dequantize_iq2_s<true>},
 };
 
 }  // namespace

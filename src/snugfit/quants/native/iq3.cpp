@@ -75,8 +75,8 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
 
 const Kernel KERNELS[] = {
     {"IQ3_XXS", 256, 98, quantize<ExtraExtraSmall>,
-     dequantize_iq3_xxs},
-    {"IQ3_S", 256, 110, quantize<Small>, dequantize_iq3_s},
+     dequantize_iq3_xxs<false>, dequantize_iq3_xxs<true>},
+    {"IQ3_S", 256, 110, quantize<Small>, dequantize_iq3_s<false>, dequantize_iq3_s<true>},
 };
 
 }  // namespace

@@ -13,22 +13,25 @@ namespace {
 constexpr int BLOCK = 32;
 
 // Thirty-two codes: the first sixteen in low nibbles, the others in high ones.
+template <bool STREAM>
 inline void write_values(const uint8_t* nibbles, float scale, float* out) {
     int8_t values[BLOCK];
     expand_nibbles<16>(nibbles, values);
     for (int i = 0; i < BLOCK; i += 16) {
         store_16(values + i, look_up(grids.iq4, load_16(values + i)));
     }
-    write_scaled<BLOCK>(values, scale, out);
+    write_scaled<STREAM, BLOCK>(values, scale, out);
 }
 
+template <bool STREAM>
 void dequantize_iq4_nl(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += 32, blocks += 18) {
-        write_values(blocks + 2, half_to_float(load_half(blocks)), row + start);
+        write_values<STREAM>(blocks + 2, half_to_float(load_half(blocks)), row + start);
     }
 }
 
 // Each 32 weights have a scale -32..31: its top two bits lie in a word, the others in nibbles.
+template <bool STREAM>
 void dequantize_iq4_xs(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 136) {
         const float d = half_to_float(load_half(blocks));
@@ -36,7 +39,7 @@ void dequantize_iq4_xs(const uint8_t* blocks, int64_t columns, float* row) {
         for (int sub = 0; sub < 8; ++sub) {
             const int low = (blocks[4 + sub / 2] >> (sub % 2 * 4)) & 15;
             const int integer = (low | (((high >> (2 * sub)) & 3) << 4)) - 32;
-            write_values(blocks + 8 + 16 * sub, d * static_cast<float>(integer),
+            write_values<STREAM>(blocks + 8 + 16 * sub, d * static_cast<float>(integer),
                          row + start + 32 * sub);
         }
     }
@@ -208,7 +211,7 @@ void quantize_best_iq4_nl(const float* row, const float* importance, int64_t col
             }
             const float* costs = importance ? importance + first_block * BLOCK : nullptr;
             keep_cheaper_blocks<BLOCK, 18>(loaded, costs, count, quantize_iq4_nl,
-                                           dequantize_iq4_nl, to);
+                                           dequantize_iq4_nl<false>, to);
         });
 }
 
@@ -226,14 +229,14 @@ void quantize_best_iq4_xs(const float* row, const float* importance, int64_t col
             }
             const float* costs = importance ? importance + first_super * SUPER : nullptr;
             keep_cheaper_blocks<SUPER, 136>(loaded, costs, supers, quantize_iq4_xs,
-                                            dequantize_iq4_xs, to);
+                                            dequantize_iq4_xs<false>, to);
         });
 }
 
 const Kernel KERNELS[] = {
-    {"IQ4_NL", 32, 18, quantize_iq4_nl, dequantize_iq4_nl,
+    {"IQ4_NL", 32, 18, quantize_iq4_nl, dequantize_iq4_nl<false>, dequantize_iq4_nl<true>,
      quantize_best_iq4_nl},
-    {"IQ4_XS", 256, 136, quantize_iq4_xs, dequantize_iq4_xs,
+    {"IQ4_XS", 256, 136, quantize_iq4_xs, dequantize_iq4_xs<false>, dequantize_iq4_xs<true>,
      quantize_best_iq4_xs},
 };
 

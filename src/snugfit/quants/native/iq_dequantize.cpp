@@ -34,33 +34,36 @@ constexpr EvenMaskTable EVEN_MASKS;
 inline Bytes16 two_rows(const int8_t* first, const int8_t* second) {
     return join(load_8(first), load_8(second));
 }
-inline Bytes16 four_rows(const int8_t* grid, const uint8_t* low, int high) {
+// Bit i of `high` is the ninth one of row i.
+inline Bytes16 four_rows(const int8_t* grid, const uint8_t* low, std::size_t high) {
     typedef std::uint32_t Words __attribute__((vector_size(16)));
-    std::uint32_t words[4];
-    for (int i = 0; i < 4; ++i) {
-        const int row = low[i] | (((high >> i) & 1) << 8);
-        std::memcpy(words + i, grid + 4 * row, 4);
-    }
-    return (Bytes16)Words{words[0], words[1], words[2], words[3]};
+    const auto row = [=](int i) {
+        std::uint32_t values;
+        const int8_t* half = grid + ((high << (10 - i)) & 1024);
+        std::memcpy(&values, half + std::size_t{4} * low[i], sizeof values);
+        return values;
+    };
+    return (Bytes16)Words{row(0), row(1), row(2), row(3)};
 }
 
 inline Bytes16 two_even_masks(std::uint32_t bits) {
     return join(EVEN_MASKS.of[bits & 127], EVEN_MASKS.of[(bits >> 7) & 127]);
 }
 
+template <bool STREAM>
 inline void write_signed(Bytes16 values, Bytes16 negative, float scale, float* out) {
     int8_t codes[16];
     store_16(codes, (values ^ negative) - negative);
-    write_scaled<16>(codes, scale, out);
+    write_scaled<STREAM, 16>(codes, scale, out);
 }
 
 // As write_scaled, with a shift added to the values; each half of sixteen has its own.
-template <int N>
+template <bool STREAM, int N>
 inline void write_shifted(const int8_t* codes, float scale, float first, float second, float* out) {
     for (int i = 0; i < N; i += 16) {
         const Bytes16 part = load_16(codes + i);
-        store_eight(out + i, scale * (floats_of<0>(part) + first));
-        store_eight(out + i + 8, scale * (floats_of<1>(part) + second));
+        store_eight<STREAM>(out + i, scale * (floats_of<0>(part) + first));
+        store_eight<STREAM>(out + i + 8, scale * (floats_of<1>(part) + second));
     }
 }
 
@@ -72,6 +75,7 @@ inline float half_step(float d, int integer) {
 }  // namespace
 
 // Each 32 weights: four grid indices of a byte, then four times seven signs and a 4-bit scale.
+template <bool STREAM>
 void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 66) {
         const float d = half_to_float(load_half(blocks));
@@ -80,7 +84,7 @@ void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
             const std::uint32_t signs = load_word(indices + 4);
             const float scale = half_step(d, static_cast<int>(signs >> 28));
             for (int i = 0; i < 4; i += 2) {
-                write_signed(
+                write_signed<STREAM>(
                     two_rows(grids.iq2_xxs + 8 * indices[i], grids.iq2_xxs + 8 * indices[i + 1]),
                     two_even_masks(signs >> (7 * i)), scale, row + start + 32 * group + 8 * i);
             }
@@ -89,6 +93,7 @@ void dequantize_iq2_xxs(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 // Each 8 weights: a grid index of nine bits and seven signs; each 16: a 4-bit scale.
+template <bool STREAM>
 void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 74) {
         const float d = half_to_float(load_half(blocks));
@@ -97,7 +102,7 @@ void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
             for (int half = 0; half < 2; ++half) {
                 const uint8_t* codes = blocks + 2 + 8 * group + 4 * half;
                 const int first = load_half(codes), second = load_half(codes + 2);
-                write_signed(two_rows(grids.iq2_xs + 8 * (first & 511),
+                write_signed<STREAM>(two_rows(grids.iq2_xs + 8 * (first & 511),
                                       grids.iq2_xs + 8 * (second & 511)),
                              join(EVEN_MASKS.of[first >> 9], EVEN_MASKS.of[second >> 9]),
                              half_step(d, (integers >> (4 * half)) & 15),
@@ -108,6 +113,7 @@ void dequantize_iq2_xs(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 // As IQ2_XS, with ten bits of index in two places and all eight signs stored.
+template <bool STREAM>
 void dequantize_iq2_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 82) {
         const float d = half_to_float(load_half(blocks));
@@ -118,7 +124,7 @@ void dequantize_iq2_s(const uint8_t* blocks, int64_t columns, float* row) {
                 const uint8_t* signs = low + 32;
                 const int first = low[0] | (((high >> (4 * half)) & 3) << 8);
                 const int second = low[1] | (((high >> (4 * half + 2)) & 3) << 8);
-                write_signed(two_rows(grids.iq2_s + 8 * first, grids.iq2_s + 8 * second),
+                write_signed<STREAM>(two_rows(grids.iq2_s + 8 * first, grids.iq2_s + 8 * second),
                              join(MASKS.of[signs[0]], MASKS.of[signs[1]]),
                              half_step(d, (integers >> (4 * half)) & 15),
                              row + start + 32 * group + 16 * half);
@@ -128,6 +134,7 @@ void dequantize_iq2_s(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 // Each 32 weights: eight grid indices of a byte; behind all of them, signs and scale as in IQ2_XXS.
+template <bool STREAM>
 void dequantize_iq3_xxs(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 98) {
         const float d = half_to_float(load_half(blocks));
@@ -136,7 +143,7 @@ void dequantize_iq3_xxs(const uint8_t* blocks, int64_t columns, float* row) {
             const float scale = d * (0.5f + static_cast<float>(signs >> 28)) * 0.5f;
             for (int i = 0; i < 4; i += 2) {
                 const uint8_t* indices = blocks + 2 + 8 * group + 2 * i;
-                write_signed(four_rows(grids.iq3_xxs, indices, 0),
+                write_signed<STREAM>(four_rows(grids.iq3_xxs, indices, 0),
                              two_even_masks(signs >> (7 * i)), scale,
                              row + start + 32 * group + 8 * i);
             }
@@ -145,17 +152,18 @@ void dequantize_iq3_xxs(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 // Each 4 weights: a grid index of nine bits and four signs; each 32: a 4-bit scale.
+template <bool STREAM>
 void dequantize_iq3_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 110) {
         const float d = half_to_float(load_half(blocks));
         for (int group = 0; group < 8; ++group) {
             const int integer = (blocks[106 + group / 2] >> (group % 2 * 4)) & 15;
             const float scale = d * static_cast<float>(1 + 2 * integer);
-            const int high = blocks[66 + group];
+            const std::size_t high = blocks[66 + group];
             for (int half = 0; half < 2; ++half) {
                 const uint8_t* low = blocks + 2 + 8 * group + 4 * half;
                 const uint8_t* signs = blocks + 74 + 4 * group + 2 * half;
-                write_signed(four_rows(grids.iq3_s, low, high >> (4 * half)),
+                write_signed<STREAM>(four_rows(grids.iq3_s, low, high >> (4 * half)),
                              join(MASKS.of[signs[0]], MASKS.of[signs[1]]), scale,
                              row + start + 32 * group + 16 * half);
             }
@@ -164,6 +172,7 @@ void dequantize_iq3_s(const uint8_t* blocks, int64_t columns, float* row) {
 }
 
 // Each 32 weights: four grid indices of eleven bits, a 3-bit scale, the sign of the shift.
+template <bool STREAM>
 void dequantize_iq1_s(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 50) {
         const float d = half_to_float(load_half(blocks));
@@ -179,13 +188,14 @@ void dequantize_iq1_s(const uint8_t* blocks, int64_t columns, float* row) {
                 store_16(codes + 8 * i,
                          join(load_8(grids.iq1 + 8 * first), load_8(grids.iq1 + 8 * second)));
             }
-            write_shifted<32>(codes, scale, shift, shift, row + start + 32 * group);
+            write_shifted<STREAM, 32>(codes, scale, shift, shift, row + start + 32 * group);
         }
     }
 }
 
 // Each 8 weights: a grid index of eleven bits and the sign of the shift; each 16: a 3-bit scale.
 // The scales leave four bits in each of four words, which together are d.
+template <bool STREAM>
 void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 56) {
         int words[4], half = 0;
@@ -198,17 +208,32 @@ void dequantize_iq1_m(const uint8_t* blocks, int64_t columns, float* row) {
             for (int part = 0; part < 4; ++part) {
                 const int sub = 4 * quarter + part;
                 const int integer = (words[quarter] >> (3 * part)) & 7;
-                const int high = blocks[32 + sub];
-                const int first = blocks[2 * sub] | ((high & 7) << 8);
-                const int second = blocks[2 * sub + 1] | (((high >> 4) & 7) << 8);
+                const std::size_t high = blocks[32 + sub];
+                const std::size_t first = blocks[2 * sub] | ((high & 7) << 8);
+                const std::size_t second = blocks[2 * sub + 1] | ((high << 4) & 0x700);
                 int8_t codes[16];
                 store_16(codes, two_rows(grids.iq1 + 8 * first, grids.iq1 + 8 * second));
-                write_shifted<16>(codes, d * static_cast<float>(2 * integer + 1),
+                write_shifted<STREAM, 16>(codes, d * static_cast<float>(2 * integer + 1),
                                   IQ1_SHIFTS[(high >> 3) & 1], IQ1_SHIFTS[high >> 7],
                                   row + start + 16 * sub);
             }
         }
     }
 }
+
+template void dequantize_iq2_xxs<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq2_xxs<true>(const uint8_t*, int64_t, float*);
+template void dequantize_iq2_xs<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq2_xs<true>(const uint8_t*, int64_t, float*);
+template void dequantize_iq2_s<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq2_s<true>(const uint8_t*, int64_t, float*);
+template void dequantize_iq3_xxs<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq3_xxs<true>(const uint8_t*, int64_t, float*);
+template void dequantize_iq3_s<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq3_s<true>(const uint8_t*, int64_t, float*);
+template void dequantize_iq1_s<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq1_s<true>(const uint8_t*, int64_t, float*);
+template void dequantize_iq1_m<false>(const uint8_t*, int64_t, float*);
+template void dequantize_iq1_m<true>(const uint8_t*, int64_t, float*);
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

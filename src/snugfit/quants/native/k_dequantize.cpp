@@ -41,7 +41,7 @@ void add_bits(const uint8_t* bytes, uint8_t value, int8_t* codes) {
     }
 }
 
-template <int BITS>
+template <bool STREAM, int BITS>
 void dequantize_line(const uint8_t* blocks, int64_t columns, float* row) {
     constexpr int LOW = BITS == 5 ? 48 : 16;  // d, dmin, integers, fifth bits if any, nibbles
     for (int64_t start = 0; start < columns; start += SUPER, blocks += LOW + 128) {
@@ -57,7 +57,7 @@ void dequantize_line(const uint8_t* blocks, int64_t columns, float* row) {
             add_bits(blocks + 16, 16, codes);
         }
         for (int sub = 0; sub < 8; ++sub) {
-            write_line<32>(codes + 32 * sub, d * scales[sub], -(dmin * offsets[sub]),
+            write_line<STREAM, 32>(codes + 32 * sub, d * scales[sub], -(dmin * offsets[sub]),
                            row + start + 32 * sub);
         }
     }
@@ -65,14 +65,17 @@ void dequantize_line(const uint8_t* blocks, int64_t columns, float* row) {
 
 }  // namespace
 
+template <bool STREAM>
 void dequantize_q4_k(const uint8_t* blocks, int64_t columns, float* row) {
-    dequantize_line<4>(blocks, columns, row);
+    dequantize_line<STREAM, 4>(blocks, columns, row);
 }
 
+template <bool STREAM>
 void dequantize_q5_k(const uint8_t* blocks, int64_t columns, float* row) {
-    dequantize_line<5>(blocks, columns, row);
+    dequantize_line<STREAM, 5>(blocks, columns, row);
 }
 
+template <bool STREAM>
 void dequantize_q2_k(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 84) {
         const float d = half_to_float(load_half(blocks + 80));
@@ -86,13 +89,14 @@ void dequantize_q2_k(const uint8_t* blocks, int64_t columns, float* row) {
         for (int sub = 0; sub < 16; ++sub) {
             const float scale = d * static_cast<float>(blocks[sub] & 15);
             const float offset = dmin * static_cast<float>(blocks[sub] >> 4);
-            write_line<16>(codes + 16 * sub, scale, -offset, row + start + 16 * sub);
+            write_line<STREAM, 16>(codes + 16 * sub, scale, -offset, row + start + 16 * sub);
         }
     }
 }
 
 // The third bit of weight j of 32-weight run i is bit i of byte j; where it is not set, 4 is
 // subtracted.
+template <bool STREAM>
 void dequantize_q3_k(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 110) {
         const float d = half_to_float(load_half(blocks + 108));
@@ -106,7 +110,7 @@ void dequantize_q3_k(const uint8_t* blocks, int64_t columns, float* row) {
         }
         add_bits(blocks, 4, codes);
         for (int sub = 0; sub < 16; ++sub) {
-            write_scaled<16>(codes + 16 * sub, d * scales[sub], row + start + 16 * sub);
+            write_scaled<STREAM, 16>(codes + 16 * sub, d * scales[sub], row + start + 16 * sub);
         }
     }
 }
@@ -119,6 +123,7 @@ void expand_six_bits(const uint8_t* low, const uint8_t* high, int8_t* codes) {
     });
 }
 
+template <bool STREAM>
 void dequantize_q6_k(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 210) {
         const float d = half_to_float(load_half(blocks + 208));
@@ -127,9 +132,20 @@ void dequantize_q6_k(const uint8_t* blocks, int64_t columns, float* row) {
         expand_six_bits(blocks + 64, blocks + 160, codes + 128);
         for (int sub = 0; sub < 16; ++sub) {
             const float scale = d * static_cast<float>(static_cast<int8_t>(blocks[192 + sub]));
-            write_scaled<16>(codes + 16 * sub, scale, row + start + 16 * sub);
+            write_scaled<STREAM, 16>(codes + 16 * sub, scale, row + start + 16 * sub);
         }
     }
 }
+
+template void dequantize_q4_k<false>(const uint8_t*, int64_t, float*);
+template void dequantize_q4_k<true>(const uint8_t*, int64_t, float*);
+template void dequantize_q5_k<false>(const uint8_t*, int64_t, float*);
+template void dequantize_q5_k<true>(const uint8_t*, int64_t, float*);
+template void dequantize_q2_k<false>(const uint8_t*, int64_t, float*);
+template void dequantize_q2_k<true>(const uint8_t*, int64_t, float*);
+template void dequantize_q3_k<false>(const uint8_t*, int64_t, float*);
+template void dequantize_q3_k<true>(const uint8_t*, int64_t, float*);
+template void dequantize_q6_k<false>(const uint8_t*, int64_t, float*);
+template void dequantize_q6_k<true>(const uint8_t*, int64_t, float*);
 
 }  // namespace snugfit::SNUGFIT_INSTRUCTION_SET

@@ -186,11 +186,11 @@ void quantize_best(const float* row, const float* importance, int64_t columns, u
 
 const Kernel KERNELS[] = {
     {"Q2_K", 256, 84, quantize<TwoBits, 84, pack_q2_k>,
-     dequantize_q2_k, quantize_best<TwoBits, 84, pack_q2_k, dequantize_q2_k>},
+     dequantize_q2_k<false>, dequantize_q2_k<true>, quantize_best<TwoBits, 84, pack_q2_k, dequantize_q2_k<false>>},
     {"Q4_K", 256, 144, quantize<FourBits, 144, pack<4>>,
-     dequantize_q4_k, quantize_best<FourBits, 144, pack<4>, dequantize_q4_k>},
+     dequantize_q4_k<false>, dequantize_q4_k<true>, quantize_best<FourBits, 144, pack<4>, dequantize_q4_k<false>>},
     {"Q5_K", 256, 176, quantize<FiveBits, 176, pack<5>>,
-     dequantize_q5_k, quantize_best<FiveBits, 176, pack<5>, dequantize_q5_k>},
+     dequantize_q5_k<false>, dequantize_q5_k<true>, quantize_best<FiveBits, 176, pack<5>, dequantize_q5_k<false>>},
 };
 
 }  // namespace

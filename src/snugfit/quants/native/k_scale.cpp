@@ -168,9 +168,9 @@ void quantize_best(const float* row, const float* importance, int64_t columns, u
 
 const Kernel KERNELS[] = {
     {"Q3_K", 256, 110, quantize<ThreeBits, 110, pack_q3_k>,
-     dequantize_q3_k, quantize_best<ThreeBits, 110, pack_q3_k, dequantize_q3_k>},
+     dequantize_q3_k<false>, dequantize_q3_k<true>, quantize_best<ThreeBits, 110, pack_q3_k, dequantize_q3_k<false>>},
     {"Q6_K", 256, 210, quantize<SixBits, 210, pack_q6_k>,
-     dequantize_q6_k, quantize_best<SixBits, 210, pack_q6_k, dequantize_q6_k>},
+     dequantize_q6_k<false>, dequantize_q6_k<true>, quantize_best<SixBits, 210, pack_q6_k, dequantize_q6_k<false>>},
 };
 
 }  // namespace

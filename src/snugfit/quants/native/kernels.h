@@ -16,12 +16,11 @@ struct Kernel {
     int block_bytes;
     Quantize quantize;  // or null: the type is only read
     Dequantize dequantize;
+    Dequantize stream;  // the same past the caches, to rows that start at multiples of 16 bytes
     Quantize quantize_best = nullptr;  // slower, with less error; or null: there is none
 };
 
 using AllFinite = bool (*)(const float* values, std::int64_t count);
-// Copies floats past the caches, which need not read memory first that is then overwritten.
-using Stream = void (*)(const float* from, std::int64_t count, float* to);
 
 struct Family {
     const Kernel* kernels;
@@ -34,8 +33,6 @@ struct Family {
     namespace instruction_set {                                                              \
     extern const Family PLAIN, LEGACY, K_LINE, K_SCALE, IQ1, IQ2, IQ3, IQ4, FP4, TERNARY, BITS; \
     bool all_finite(const float* values, std::int64_t count);                                \
-    void stream(const float* from, std::int64_t count, float* to);                           \
-    void finish_streams();                                                                   \
     }
 
 SNUGFIT_DECLARE_FAMILIES(baseline)

@@ -227,7 +227,7 @@ void quantize(const float* row, const float* importance, int64_t columns, uint8_
     });
 }
 
-template <int BITS, bool OFFSET>
+template <bool STREAM, int BITS, bool OFFSET>
 void dequantize(const uint8_t* blocks, int64_t columns, float* row) {
     using Bytes = Layout<BITS, OFFSET>;
     constexpr uint8_t ZERO = OFFSET ? 0 : 1 << (BITS - 1);
@@ -245,9 +245,9 @@ void dequantize(const uint8_t* blocks, int64_t columns, float* row) {
         }
         if constexpr (OFFSET) {
             const float offset = half_to_float(load_half(blocks + 2));
-            write_line<BLOCK>(codes, scale, offset, row + i);
+            write_line<STREAM, BLOCK>(codes, scale, offset, row + i);
         } else {
-            write_scaled<BLOCK>(codes, scale, row + i);
+            write_scaled<STREAM, BLOCK>(codes, scale, row + i);
         }
     }
 }
@@ -271,19 +271,20 @@ void quantize_q8_0(const float* row, const float*, int64_t columns, uint8_t* blo
     });
 }
 
+template <bool STREAM>
 void dequantize_q8_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t i = 0; i < columns; i += BLOCK, blocks += 34) {
         const float scale = half_to_float(load_half(blocks));
-        write_scaled<BLOCK>(reinterpret_cast<const int8_t*>(blocks + 2), scale, row + i);
+        write_scaled<STREAM, BLOCK>(reinterpret_cast<const int8_t*>(blocks + 2), scale, row + i);
     }
 }
 
 const Kernel KERNELS[] = {
-    {"Q8_0", 32, 34, quantize_q8_0, dequantize_q8_0},
-    {"Q4_0", 32, 18, quantize<4, false>, dequantize<4, false>},
-    {"Q4_1", 32, 20, quantize<4, true>, dequantize<4, true>},
-    {"Q5_0", 32, 22, quantize<5, false>, dequantize<5, false>},
-    {"Q5_1", 32, 24, quantize<5, true>, dequantize<5, true>},
+    {"Q8_0", 32, 34, quantize_q8_0, dequantize_q8_0<false>, dequantize_q8_0<true>},
+    {"Q4_0", 32, 18, quantize<4, false>, dequantize<false, 4, false>, dequantize<true, 4, false>},
+    {"Q4_1", 32, 20, quantize<4, true>, dequantize<false, 4, true>, dequantize<true, 4, true>},
+    {"Q5_0", 32, 22, quantize<5, false>, dequantize<false, 5, false>, dequantize<true, 5, false>},
+    {"Q5_1", 32, 24, quantize<5, true>, dequantize<false, 5, true>, dequantize<true, 5, true>},
 };
 
 }  // namespace

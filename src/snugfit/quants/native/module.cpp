@@ -6,12 +6,15 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <algorithm>
 #include <atomic>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <vector>
+
+#if defined(__SSE2__)
+#include <xmmintrin.h>
+#endif
 
 #include "grids.h"
 #include "kernels.h"
@@ -39,7 +42,6 @@ struct InstructionSet {
     const char* name;
     std::vector<Family> families;
     snugfit::AllFinite all_finite;
-    snugfit::Stream stream;
     bool usable;
 };
 
@@ -51,14 +53,11 @@ struct InstructionSet {
 
 const std::vector<InstructionSet>& instruction_sets() {
     static const std::vector<InstructionSet> sets = {
-        {"baseline", SNUGFIT_FAMILIES(baseline), snugfit::baseline::all_finite,
-         snugfit::baseline::stream, true},
+        {"baseline", SNUGFIT_FAMILIES(baseline), snugfit::baseline::all_finite, true},
 #ifdef SNUGFIT_X86
         {"avx2", SNUGFIT_FAMILIES(avx2), snugfit::avx2::all_finite,
-         snugfit::avx2::stream,
          __builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")},
         {"avx512", SNUGFIT_FAMILIES(avx512), snugfit::avx512::all_finite,
-         snugfit::avx512::stream,
          __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")},
 #endif
@@ -89,6 +88,13 @@ const Kernel& kernel_of(const std::string& type_name) {
         }
     }
     throw nb::value_error(("there is no kernel for " + type_name).c_str());
+}
+
+// What a thread has streamed is visible to others after this.
+inline void finish_streams() {
+#if defined(__SSE2__)
+    _mm_sfence();
+#endif
 }
 
 void require(bool condition, const char* message) {
@@ -168,8 +174,13 @@ int64_t quantize(const std::string& type_name, const Blocks& rows, const std::st
     return first_bad == count ? -1 : first_bad.load();
 }
 
-// More weights than caches hold are written past them, in parts that stay in the first cache.
-constexpr int64_t STREAM_FROM_WEIGHTS = int64_t{1} << 22, PART_WEIGHTS = 256;
+// More floats than caches hold are written past them.
+constexpr int64_t STREAM_FROM_WEIGHTS = int64_t{1} << 22;
+
+bool is_streamed(const RowsOut& rows) {
+    return static_cast<int64_t>(rows.size()) >= STREAM_FROM_WEIGHTS && rows.shape(1) % 4 == 0 &&
+           reinterpret_cast<std::uintptr_t>(rows.data()) % 16 == 0;
+}
 
 void dequantize(const std::string& type_name, const Blocks& blocks, const RowsOut& rows,
                 int threads) {
@@ -180,24 +191,11 @@ void dequantize(const std::string& type_name, const Blocks& blocks, const RowsOu
     const auto columns = static_cast<int64_t>(rows.shape(1));
     const auto row_bytes = static_cast<int64_t>(blocks.shape(1));
     const auto count = static_cast<int64_t>(rows.shape(0));
-    const snugfit::Stream stream = instruction_sets()[chosen()].stream;
-    const auto finish_streams = &snugfit::baseline::finish_streams;
-    const bool past_caches = count * columns >= STREAM_FROM_WEIGHTS;
+    const snugfit::Dequantize read = is_streamed(rows) ? from.stream : from.dequantize;
     nb::gil_scoped_release released;
     snugfit::for_rows(count, threads, [=](int64_t first, int64_t end) {
-        alignas(64) float part[PART_WEIGHTS];
         for (int64_t row = first; row < end; ++row) {
-            const std::uint8_t* block = bytes + row * row_bytes;
-            float* to = values + row * columns;
-            if (!past_caches) {
-                from.dequantize(block, columns, to);
-                continue;
-            }
-            for (int64_t start = 0; start < columns; start += PART_WEIGHTS) {
-                const int64_t size = std::min(PART_WEIGHTS, columns - start);
-                from.dequantize(block + start / from.block_weights * from.block_bytes, size, part);
-                stream(part, size, to + start);
-            }
+            read(bytes + row * row_bytes, columns, values + row * columns);
         }
         finish_streams();
     });

@@ -13,38 +13,39 @@ constexpr int POWERS_OF_3[5] = {1, 3, 9, 27, 81};
 
 // A byte is a fraction of 256 whose ternary digits are the codes, the first one foremost. Times
 // three, modulo 256, it is the fraction that starts with the next digit.
-inline void write_first_digits(Bytes16 fractions, float d, float* out) {
-    int8_t codes[16];
+inline Bytes16 first_digits(Bytes16 fractions) {
     const Bytes16 not_two = (Bytes16)(fractions < 171), zero = (Bytes16)(fractions < 86);
-    store_16(codes, not_two + zero + 1);  // -1 to 1: a mask that is set is -1
-    write_scaled<16>(codes, d, out);
+    return not_two + zero + 1;  // -1 to 1: a mask that is set is -1
 }
 
 template <int COUNT>
-inline void write_digits(const uint8_t* bytes, float d, float* out) {
+inline void expand_digits(const uint8_t* bytes, int8_t* codes) {
     for (int i = 0; i < COUNT; i += 16) {
         Bytes16 fractions = load_16(bytes + i);
         for (int digit = 0; digit < 5; ++digit) {
-            write_first_digits(fractions, d, out + digit * COUNT + i);
+            store_16(codes + digit * COUNT + i, first_digits(fractions));
             fractions = fractions + fractions + fractions;
         }
     }
 }
 
 // 32 bytes of five digits, 16 of five, and 4 of four.
+template <bool STREAM>
 void dequantize_tq1_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 54) {
-        const float d = half_to_float(load_half(blocks + 52));
-        write_digits<32>(blocks, d, row + start);
-        write_digits<16>(blocks + 32, d, row + start + 160);
+        int8_t codes[SUPER];
+        expand_digits<32>(blocks, codes);
+        expand_digits<16>(blocks + 32, codes + 160);
         Bytes16 last{};
         for (int i = 0; i < 16; ++i) {
             last[i] = static_cast<uint8_t>(blocks[48 + i % 4] * POWERS_OF_3[i / 4]);
         }
-        write_first_digits(last, d, row + start + 240);
+        store_16(codes + 240, first_digits(last));
+        write_scaled<STREAM, SUPER>(codes, half_to_float(load_half(blocks + 52)), row + start);
     }
 }
 
+template <bool STREAM>
 void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
     for (int64_t start = 0; start < columns; start += SUPER, blocks += 66) {
         const float d = half_to_float(load_half(blocks + 64));
@@ -54,7 +55,7 @@ void dequantize_tq2_0(const uint8_t* blocks, int64_t columns, float* row) {
                 store_16(codes + 128 * half + at, pairs - 1);
             });
         }
-        write_scaled<SUPER>(codes, d, row + start);
+        write_scaled<STREAM, SUPER>(codes, d, row + start);
     }
 }
 
@@ -130,8 +131,8 @@ void quantize_tq2_0(const float* row, const float* importance, int64_t columns, 
 }
 
 const Kernel KERNELS[] = {
-    {"TQ1_0", 256, 54, quantize_tq1_0, dequantize_tq1_0},
-    {"TQ2_0", 256, 66, quantize_tq2_0, dequantize_tq2_0},
+    {"TQ1_0", 256, 54, quantize_tq1_0, dequantize_tq1_0<false>, dequantize_tq1_0<true>},
+    {"TQ2_0", 256, 66, quantize_tq2_0, dequantize_tq2_0<false>, dequantize_tq2_0<true>},
 };
 
 }  // namespace
