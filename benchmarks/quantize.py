@@ -2,11 +2,11 @@
 
 python benchmarks/quantize.py [--types Q4_K,IQ2_XS] [--threads 1] [--quick] [--json]
 
-llama.cpp's kernels are those that the engine's package carries. Runs alternate and are short;
-speeds are the best ones, ratios the median of pairs, so that a busy machine slows both. Errors
-are sums over rows of one kind, under the weights that llama.cpp itself minimises, ours over
-llama.cpp's; the worst kind counts. Reading is dequantizing by two threads, against the rate at
-which they fill or copy memory, in turn with it.
+llama.cpp's kernels are those that the engine's package carries. Runs alternate and are short,
+and the best ones count, so that a busy machine slows both sides or neither. Errors are sums
+over rows of one kind, under the weights that llama.cpp itself minimises, ours over llama.cpp's;
+the worst kind counts. Reading is dequantizing by two threads, against the rate at which they
+fill or copy memory, in turn with it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -77,17 +76,15 @@ def seconds_of(work: Call) -> float:
 
 @dataclass(frozen=True)
 class InTurn:
-    """Seconds of two runs that alternated: the least of each, and the median ratio of pairs."""
+    """The least seconds of two kinds of runs that alternated."""
 
     ours: float
     theirs: float
-    ratio: float
 
 
 def time_in_turn(ours: Call, theirs: Call, rounds: int) -> InTurn:
     pairs = [(seconds_of(ours), seconds_of(theirs)) for _ in range(rounds)]
-    ratio = statistics.median(second / first for first, second in pairs)
-    return InTurn(min(first for first, _ in pairs), min(second for _, second in pairs), ratio)
+    return InTurn(min(first for first, _ in pairs), min(second for _, second in pairs))
 
 
 def ggml_in_threads(rows: Any, name: str, importance: Any, pool: ThreadPoolExecutor) -> None:
@@ -113,7 +110,7 @@ def measure_speed(name: str, weighted: bool, threads: int, rounds: int) -> dict[
     return {
         "ours_weights_per_second": rows.size / times.ours,
         "ggml_weights_per_second": rows.size / times.theirs,
-        "ratio": times.ratio,
+        "ratio": times.theirs / times.ours,
         "ours_bytes_per_second": moved / times.ours,
     }
 
@@ -156,13 +153,12 @@ def measure_reading(name: str, memory: Memory, threads: int, rounds: int) -> dic
     rows = np.random.default_rng(2).normal(0, 0.02, (64, COLUMNS)).astype(np.float32)
     blocks = np.tile(quantize_rows(rows, name), (2**26 // rows.size, 1))
     out = memory.target.reshape(-1, COLUMNS)
-    rates, shares = [], []
+    best, best_memory = float("inf"), 0.0
     for _ in range(rounds):
-        of_memory = memory.rate()
-        seconds = seconds_of(lambda: _native.dequantize(name, blocks, out, threads))
-        rates.append((blocks.nbytes + out.nbytes) / seconds)
-        shares.append(rates[-1] / of_memory)
-    return {"bytes_per_second": max(rates), "share": statistics.median(shares)}
+        best_memory = max(best_memory, memory.rate())
+        best = min(best, seconds_of(lambda: _native.dequantize(name, blocks, out, threads)))
+    rate = (blocks.nbytes + out.nbytes) / best
+    return {"bytes_per_second": rate, "memory": best_memory, "share": rate / best_memory}
 
 
 def measure(name: str, threads: int, rounds: int) -> dict[str, Any]:

@@ -25,7 +25,7 @@ struct TwoBits {
     static constexpr int SUB = 16;
     static constexpr float TOP = 3, LARGEST_INTEGER = 15;
     static constexpr const float (&STEP_TARGETS)[16] = TARGETS_UP_TO_15;
-    static constexpr int ROUNDS = 2;
+    static constexpr int ROUNDS = 1;
     // Where costs are even, fewer starts find as good a line.
     static constexpr Ends PLAIN_ENDS[] = {{0, 0},        {0, -0.8f},    {0.4f, -0.8f},
                                           {-0.4f, -0.8f}, {0.4f, -0.4f}, {-0.4f, 0.4f},
@@ -36,17 +36,14 @@ struct FourBits {
     static constexpr float TOP = 15, LARGEST_INTEGER = 63;
     static constexpr const float (&STEP_TARGETS)[16] = TARGETS_UP_TO_63;
     static constexpr int ROUNDS = 1;
-    static constexpr const Ends (&PLAIN_ENDS)[21] = ENDS;
+    static constexpr const Ends (&PLAIN_ENDS)[13] = ENDS;
 };
 struct FiveBits {
     static constexpr int SUB = 32;
     static constexpr float TOP = 31, LARGEST_INTEGER = 63;
     static constexpr const float (&STEP_TARGETS)[16] = TARGETS_UP_TO_63;
     static constexpr int ROUNDS = 1;
-    static constexpr Ends PLAIN_ENDS[] = {{0, 0},        {0, -0.4f},     {0, 0.4f},     {-0.4f, 0},
-                                          {0.4f, 0},     {0, -0.8f},     {0, 0.8f},     {-0.4f, 0.4f},
-                                          {0.4f, -0.4f}, {-0.4f, -0.4f}, {0.4f, 0.4f},  {-0.4f, 0.8f},
-                                          {0.4f, -0.8f}};
+    static constexpr const Ends (&PLAIN_ENDS)[13] = ENDS;
 };
 
 // llama.cpp's costs: importance * sqrt(a mean square of the super-block + value^2), or without

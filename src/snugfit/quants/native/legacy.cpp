@@ -19,8 +19,8 @@ using Tiled = Loaded<BLOCK>;
 
 // The codes that the value farthest from zero may have: few that together lose little, on weights
 // of both signs and of one, with even and with uneven importance.
-constexpr float TARGETS_4_BITS[] = {-8.0f, -7.85f, -8.1f, -8.25f, -8.4f, -8.6f, -8.8f, -7.7f,
-                                    -7.5f, -7.3f,  -7.1f, -6.9f,  -6.2f, -9.4f, -8.5f};
+constexpr float TARGETS_4_BITS[] = {-8.0f, -7.85f, -8.1f, -8.25f, -8.4f, -8.6f, -7.6f,
+                                    -7.3f, -7.0f,  -6.9f, -6.2f,  -9.0f, -9.4f};
 constexpr float TARGETS_5_BITS[] = {-16.0f, -16.2f, -15.0f, -17.4f, -14.2f, -15.7f, -16.4f, -15.3f};
 // Where costs are even, few of them are enough.
 constexpr float EVEN_STARTS_4_BITS[] = {-8.0f, -8.7f};

@@ -105,11 +105,9 @@ inline Floats gain_of(const LineBase& base, const LineSums& sums, const Line& li
 struct Ends {
     float low, high;
 };
-constexpr Ends ENDS[] = {
-    {0, 0},     {-0.4f, 0},     {0.4f, 0},     {0, -1.2f}, {-0.4f, -1.2f}, {0.4f, -1.2f},
-    {0, -0.8f}, {-0.4f, -0.8f}, {0.4f, -0.8f}, {0, -0.4f}, {-0.4f, -0.4f}, {0.4f, -0.4f},
-    {0, 0.4f},  {-0.4f, 0.4f},  {0.4f, 0.4f},  {0, 0.8f},  {-0.4f, 0.8f},  {0.4f, 0.8f},
-    {0, 1.2f},  {-0.4f, 1.2f},  {0.4f, 1.2f}};
+constexpr Ends ENDS[] = {{0, 0},         {0, -0.4f},     {0, 0.4f},     {-0.4f, 0},   {0.4f, 0},
+                         {0, -0.8f},     {0, 0.8f},      {-0.4f, 0.4f}, {0.4f, 0.4f}, {-0.4f, -0.4f},
+                         {0.4f, -0.4f},  {-0.4f, 0.8f},  {0.4f, -0.8f}};
 
 // Returns the best line found for codes 0 to `top`. `rounds` alternate between codes and line.
 template <int N, int COUNT>
