@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from snugfit.core import Device, Machine
 from snugfit.errors import UsageError
-from snugfit.hardware import amd, apple, host, intel, measured, nvidia, profiles
+from snugfit.hardware import amd, apple, bandwidth, host, intel, measured, nvidia, profiles
 from snugfit.units import GIB
 
 # One probe a vendor. Each returns () where it finds nothing, without a word.
@@ -37,16 +37,16 @@ def detect() -> Machine:
 
 
 def measure() -> dict[str, int]:
-    """Time how fast RAM and each GPU are read, about a second each; keep and return the rates.
+    """Time how fast RAM and each GPU are read, a second or so each; keep and return the rates.
 
     GPUs are timed where torch can use them. Raises OutputError if the rates cannot be kept.
     """
-    from snugfit.hardware import bandwidth
-
     processor, cores = host.processor(), host.physical_cores()
-    rate = bandwidth.ram_rate(cores, host.ram().free_bytes)
-    by_gpu = {f"GPU {profiles.key_of(name)}": rate for name, rate in bandwidth.gpu_rates().items()}
-    rates = {ram_key(processor, cores): rate, **by_gpu}
+    rate = bandwidth.ram_rate(cores, host.ram().free_bytes, bandwidth.RAM_SECONDS)
+    rates = {ram_key(processor, cores): rate}
+    if any(probe() for probe in PROBES.values()):  # importing torch takes seconds
+        of_gpus = bandwidth.gpu_rates()
+        rates |= {f"GPU {profiles.key_of(name)}": rate for name, rate in of_gpus.items()}
     measured.add(rates)
     return rates
 
@@ -60,11 +60,10 @@ def with_read_rate(gpu: Device, rates: Mapping[str, int], ram_bytes: int) -> Dev
     """Return `gpu` with its measured read rate, else its profile's. `ram_bytes` helps to tell
     variants of processors with a shared memory apart.
     """
-    by_name = rates.get(f"GPU {profiles.key_of(gpu.name)}")
-    if gpu.name.startswith("Apple"):
-        by_name = by_name or rates.get("GPU ")  # torch does not name Apple's
-    if by_name:
-        return replace(gpu, read_bytes_per_s=by_name, read_basis="measured")
+    name = bandwidth.METAL if gpu.name.startswith("Apple") else gpu.name
+    rate = rates.get(f"GPU {profiles.key_of(name)}")
+    if rate:
+        return replace(gpu, read_bytes_per_s=rate, read_basis="measured")
     profile = profiles.lookup(gpu.name, ram_bytes if gpu.shares_ram else gpu.total_bytes)
     if profile:
         return replace(gpu, read_bytes_per_s=profile.read_bytes_per_s, read_basis="profile")

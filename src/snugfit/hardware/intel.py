@@ -25,7 +25,7 @@ def _device(directory: Path, root: Path) -> Device | None:
     if pci.read_text(directory / "vendor") != INTEL_VENDOR:
         return None
     name = pci.name_of(directory, root)
-    profile = profiles.lookup(name)
+    profile = profiles.lookup(name, GIB)  # of variants the smallest
     if profile is None or profile.kind != "gpu":
         return None
     window = largest_window(pci.read_text(directory / "resource"))

@@ -54,7 +54,8 @@ def machine_named(text: str, here: Callable[[], Machine] = detect.detect) -> Mac
 
 def _gpus_of(part: Named) -> list[Device]:
     profile = part.profile
-    total = profile.driver_bytes or _memory_of(part)
+    memory = _memory_of(part)
+    total = profile.driver_bytes or memory
     link = link_of(profile.link)
     gpu = Device(
         profile.gpu_name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,12 +59,14 @@ def link_to_host(device: Path) -> Link | None:
             if found:
                 break
             continue
-        generation = max(
-            (g for g, row in GENERATIONS.items() if row[0] <= float(speed[0])), default=1
-        )
-        here = Link(generation, int(lanes))
+        here = Link(_generation(float(speed[0])), int(lanes))
         found = min(found, here, key=lambda link: link.bytes_per_s) if found else here
     return found
+
+
+def _generation(transfers: float) -> int:
+    """Return the fastest generation with at most so many gigatransfers a second of a lane."""
+    return max((one for one, row in GENERATIONS.items() if row[0] <= transfers), default=1)
 
 
 def name_of(device: Path, root: Path = Path("/")) -> str:
@@ -72,23 +75,22 @@ def name_of(device: Path, root: Path = Path("/")) -> str:
         read_text(device / part).removeprefix("0x").lower()
         for part in ("vendor", "device", "revision")
     )
+    if not number:
+        return ""
     if vendor == "1002":
-        for table in AMD_NAMES:
-            row = re.search(
-                rf"^{number},\s*{revision.zfill(2)},\s*(.+)$",
-                read_text(root / table),
-                re.MULTILINE | re.IGNORECASE,
-            )
-            if row:
-                return row[1].strip()
-    for table in ALL_NAMES:
-        of_vendor = re.search(
-            rf"^{vendor}  .*\n((?:[\t#].*\n|\n)*)", read_text(root / table), re.MULTILINE
-        )
-        row = re.search(rf"^\t{number}  (.+)$", of_vendor[1], re.MULTILINE) if of_vendor else None
+        row = _first(rf"^{number},\s*{revision.zfill(2)},\s*(.+)$", AMD_NAMES, root)
         if row:
-            marketed = re.search(r"\[(.+)\]", row[1])
-            return (marketed[1] if marketed else row[1]).strip()
+            return row
+    name = _first(rf"^{vendor}  .*\n(?:[\t#].*\n|\n)*?\t{number}  (.+)$", ALL_NAMES, root)
+    marketed = re.search(r"\[(.+)\]", name)  # "DG2 [Arc A770]"
+    return marketed[1] if marketed else name
+
+
+def _first(pattern: str, tables: Sequence[str], root: Path) -> str:
+    for table in tables:
+        found = re.search(pattern, read_text(root / table), re.MULTILINE | re.IGNORECASE)
+        if found:
+            return found[1].strip()
     return ""
 
 

@@ -17,25 +17,9 @@ from snugfit.units import GIB, MIB
 Kind = Literal["gpu", "unified", "phone", "cloud"]
 
 # Words that drivers and people add or leave out; what is left tells products apart.
-VENDOR_WORDS = frozenset(
-    [
-        "nvidia",
-        "geforce",
-        "tesla",
-        "amd",
-        "ati",
-        "radeon",
-        "instinct",
-        "intel",
-        "apple",
-        "qualcomm",
-        "mediatek",
-        "graphics",
-        "gpu",
-        "generation",
-        "corporation",
-        "integrated",
-    ]
+VENDOR_WORDS = re.compile(
+    r"\b(?:nvidia|geforce|tesla|amd|ati|radeon|instinct|intel|apple|qualcomm|mediatek"
+    r"|graphics|gpu|generation|corporation|integrated)\b"
 )
 SIZE = re.compile(r"(\d+(?:\.\d+)?) ?gi?b\b")
 COUNT = re.compile(r"^(\d{1,2}) ?x +")
@@ -108,11 +92,10 @@ def rows() -> list[Profile]:
 
 def key_of(name: str) -> str:
     """Return the words of a name that tell products apart, in lower case."""
-    text = re.sub(r"\((r|tm|c)\)|[®™]", " ", name.lower())
-    text = COUNT.sub("", SIZE.sub(" ", re.sub(r"\([^)]*\)|#\d+$|[-_]", " ", text)).strip())
-    words = [word for word in re.split(r"[\s\[\]]+", text) if word and word not in VENDOR_WORDS]
-    kept = [word for at, word in enumerate(words) if at == 0 or word != words[at - 1]]
-    return " ".join(kept)
+    text = re.sub(r"\([^)]*\)|[®™]|#\d+$", " ", name.lower())
+    text = SIZE.sub(" ", re.sub(r"[-_\[\]]", " ", text)).strip()
+    words = VENDOR_WORDS.sub(" ", COUNT.sub("", text)).split()
+    return " ".join(word for at, word in enumerate(words) if at == 0 or word != words[at - 1])
 
 
 def _named(part: str, memory_bytes: float | None) -> Named | None:
