@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import platform
 import re
-import subprocess
 from collections.abc import Callable
 
 from snugfit.core import Device
@@ -47,6 +46,8 @@ def _number(text: str | None) -> int:
 
 
 def _run_sysctl() -> str:
+    import subprocess
+
     try:
         done = subprocess.run(
             ["/usr/sbin/sysctl", *KEYS], capture_output=True, text=True, timeout=5, check=False

@@ -16,13 +16,13 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from snugfit.hardware.measured import METAL
 from snugfit.units import GIB, MIB
 
 RAM_SECONDS, GPU_SECONDS = 1.0, 0.3
 # Far beyond what a processor or a GPU keeps in its caches.
 BUFFER_BYTES = 1 * GIB
 SMALLEST_BUFFER_BYTES = 64 * MIB
-METAL = "mps"  # torch's name for the one GPU of a Mac, whose chip it does not tell
 
 
 def ram_rate(threads: int, free_bytes: int, seconds: float) -> int:

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 from snugfit.core import Device, Machine
 from snugfit.errors import UsageError
-from snugfit.hardware import amd, apple, bandwidth, host, intel, measured, nvidia, profiles
+from snugfit.hardware import amd, apple, host, intel, measured, nvidia, profiles
 from snugfit.units import GIB
 
 # One probe a vendor. Each returns () where it finds nothing, without a word.
@@ -41,6 +41,8 @@ def measure() -> dict[str, int]:
 
     GPUs are timed where torch can use them. Raises OutputError if the rates cannot be kept.
     """
+    from snugfit.hardware import bandwidth
+
     processor, cores = host.processor(), host.physical_cores()
     rate = bandwidth.ram_rate(cores, host.ram().free_bytes, bandwidth.RAM_SECONDS)
     rates = {ram_key(processor, cores): rate}
@@ -60,7 +62,7 @@ def with_read_rate(gpu: Device, rates: Mapping[str, int], ram_bytes: int) -> Dev
     """Return `gpu` with its measured read rate, else its profile's. `ram_bytes` helps to tell
     variants of processors with a shared memory apart.
     """
-    name = bandwidth.METAL if gpu.name.startswith("Apple") else gpu.name
+    name = measured.METAL if gpu.name.startswith("Apple") else gpu.name
     rate = rates.get(f"GPU {profiles.key_of(name)}")
     if rate:
         return replace(gpu, read_bytes_per_s=rate, read_basis="measured")

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from snugfit.errors import OutputError
 
+METAL = "mps"  # torch's name for the one GPU of a Mac, whose chip it does not tell
 HIGHEST_RATE = 10**15  # bytes a second; beyond it a number is damage, not a memory
 
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from typing import Any, Literal
 
 from snugfit.errors import UsageError
 from snugfit.units import GIB, MIB
 
+TABLE = Path(__file__).with_name("profiles.toml")
 Kind = Literal["gpu", "unified", "phone", "cloud"]
 
 # Words that drivers and people add or leave out; what is left tells products apart.
@@ -74,6 +73,8 @@ def parse(name: str) -> list[Named]:
     for part in re.split(r" \+ |, ", name):
         named = _named(part, None)
         if named is None:
+            import difflib
+
             near = difflib.get_close_matches(key_of(part), _by_key(), 3, 0.5)
             close = " or ".join(dict.fromkeys(_by_key()[key][0].name for key in near))
             meant = f" Did you mean {close}?" if close else ""
@@ -117,8 +118,9 @@ def _named(part: str, memory_bytes: float | None) -> Named | None:
 @functools.cache
 def _by_key() -> Mapping[str, tuple[Profile, ...]]:
     """Return key -> rows, rows of one key in the table's order."""
-    text = files("snugfit.hardware").joinpath("profiles.toml").read_text(encoding="utf-8")
-    document = tomllib.loads(text)
+    import tomllib
+
+    document = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     sources, table = document["sources"], document["profiles"]
     found: dict[str, tuple[Profile, ...]] = {}
 
