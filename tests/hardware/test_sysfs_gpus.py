@@ -81,7 +81,11 @@ def test_amd_gpus_are_read_from_sysfs(sysfs):
 
 @pytest.mark.parametrize(
     ("carved_out", "borrowed", "total", "shares_ram"),
-    [(512 * MIB, 62 * GIB, 62 * GIB, True), (96 * GIB, 16 * GIB, 96 * GIB, False)],
+    [
+        (512 * MIB, 62 * GIB, 62 * GIB, True),
+        (8 * GIB, 58 * GIB, 58 * GIB, True),
+        (96 * GIB, 16 * GIB, 96 * GIB, False),
+    ],
 )
 def test_strix_halo_has_its_larger_pool(sysfs, carved_out, borrowed, total, shares_ram):
     pools = {"vram_total": carved_out, "vram_used": 0, "gtt_total": borrowed, "gtt_used": 0}
