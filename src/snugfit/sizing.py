@@ -35,8 +35,9 @@ def memory(
 ) -> MemoryUse:
     """Return the bytes of one configuration on each device of `machine` (default: this one).
 
-    A machine is given as such, or as `--machine` names it: `RTX 4090`, `box.json`. All layers are on GPUs, if there are any, unless `gpu_layers` says otherwise. Raises
-    FormatError, UnsupportedError, UsageError.
+    A machine is given as such, or as `--machine` names it: `RTX 4090`, `box.json`. All layers are
+    on GPUs, if there are any, unless `gpu_layers` says otherwise. Raises FormatError,
+    UnsupportedError, UsageError.
     """
     if ctx <= 0:
         raise UsageError(f"a context of {ctx} tokens; give at least 1.")
