@@ -1,10 +1,11 @@
-"""Writes docs/cli.md and docs/quant-types.md from the program itself; `--check` only compares.
+"""Writes cli.md, quant-types.md and machines.md from the program itself; `--check` only compares.
 
 python docs/generate.py [--check]
 """
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from pathlib import Path
 
@@ -12,8 +13,11 @@ from typer.testing import CliRunner
 
 from snugfit.cli.main import COMMANDS, app_of, overview
 from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
+from snugfit.core import Device, Machine
+from snugfit.hardware import profiles
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
+from snugfit.units import GIB
 
 HERE = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py; change the program, then run: make docs -->\n\n"
@@ -82,7 +86,61 @@ def type_reference() -> str:
     return "\n".join(lines)
 
 
-PAGES = {"cli.md": command_reference, "quant-types.md": type_reference}
+# Field of `snugfit machine --json` -> what it holds. Fields are added, never renamed.
+MACHINE_FIELDS = {
+    "name": "of the computer, the profile or the file",
+    "processor": "its name as its maker writes it",
+    "cores": "that may be used, hyper-threads not counted; 0 if not known",
+    "devices": "memories, GPUs first and RAM last",
+}
+DEVICE_FIELDS = {
+    "name": "GPUs of one name are numbered",
+    "kind": "`gpu` or `ram`; one device is `ram`",
+    "total_bytes": "within control groups, or what a shared memory's GPU may hold",
+    "free_bytes": "what planning may fill; memory that is shared counts once, as the GPU's",
+    "note": "what limits it, or what holds the rest",
+    "read_bytes_per_s": "how fast its own processors read it, all together; null if not known",
+    "read_basis": "`measured` here, `profile`: as its maker specifies, or `unknown`",
+    "link": "to the host, as `PCIe 4.0 x16`",
+    "link_bytes_per_s": "of that link, one way, before packet headers; null if not known",
+    "shares_ram": "whether its memory is part of RAM",
+    "holders": "processes on a GPU: `name`, and `used_bytes` or null where the driver is silent",
+}
+
+
+def machine_reference() -> str:
+    lines = [NOTICE + "# Machines\n"]
+    for title, of_class, fields in (
+        ("`snugfit machine --json`, and files for `--machine`", Machine, MACHINE_FIELDS),
+        ("Each of `devices`", Device, DEVICE_FIELDS),
+    ):
+        assert list(fields) == [field.name for field in dataclasses.fields(of_class)]
+        lines += [f"## {title}\n", "| field | holds |", "|---|---|"]
+        lines += [f"| `{name}` | {text} |" for name, text in fields.items()] + [""]
+    lines += [
+        "A file needs `devices`, each with `kind` and `total_bytes`; JSON or TOML, sizes in bytes",
+        'or as text with a unit, such as `"24GiB"`. Fields that are not known are passed over.\n',
+        "## Names for `--machine`\n",
+        "Vendors' words and case do not matter. A name that was sold with several memories needs",
+        "its size, as `RTX 5060 Ti 16GB`. GPUs can be put together: `2x RTX 3090`, or",
+        "`RTX 5080 + RTX 3060 12GB`; they take the place of this computer's, whose RAM stays.\n",
+        "| name | kind | GiB | RAM | 10^9 bytes/s | source |",
+        "|---|---|--:|--:|--:|---|",
+    ]
+    for row in profiles.rows():
+        sizes = " or ".join(str(size // GIB) for size in row.memory_bytes)
+        gpus = f"{row.gpus} x " if row.gpus > 1 else ""
+        ram = str(row.ram_bytes // GIB) if row.ram_bytes else ""
+        rate = f"{row.read_bytes_per_s / 1e9:g}"
+        lines.append(f"| {row.name} | {row.kind} | {gpus}{sizes} | {ram} | {rate} | {row.source} |")
+    return "\n".join(lines) + "\n"
+
+
+PAGES = {
+    "cli.md": command_reference,
+    "quant-types.md": type_reference,
+    "machines.md": machine_reference,
+}
 
 
 def main() -> int:

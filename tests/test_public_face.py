@@ -70,5 +70,9 @@ def test_sizing_of_a_demo() -> None:
     assert use.configuration.gpu_layers == spec.layers + 1
     assert use.devices[1].kv_cache_bytes == 0
     assert use.kv_cache_bytes == 512 * 4 * 2 * 128 * 34 // 32
+    named = snugfit.memory("demo-moe", ctx=512, machine="Apple M4 16GB")
+    assert [device.name for device in named.devices] == ["Apple M4 GPU", "RAM"]
+    smaller = snugfit.plan("demo-moe", machine="Apple M4 16GB", vram=[2**30])
+    assert smaller.memory.devices[0].free_bytes == 2**30
     chosen = snugfit.plan("demo-moe", size="6MiB", ram=2**30)
     assert chosen.file_bytes <= 6 * 2**20

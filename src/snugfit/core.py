@@ -10,6 +10,8 @@ from snugfit.quants.types import TYPES, QuantType
 
 # How a number came to be: derived from shapes, read off a run, or estimated within a band.
 Basis = Literal["exact", "measured", "estimated"]
+# A memory's read rate: timed here, taken from its maker's specification, or not known.
+RateBasis = Literal["measured", "profile", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,14 @@ class ModelSpec:
 
 
 @dataclass(frozen=True)
+class Holder:
+    """A process that keeps part of a GPU's memory. Some drivers do not tell how much."""
+
+    name: str
+    used_bytes: int | None = None
+
+
+@dataclass(frozen=True)
 class Device:
     """A memory that holds weights and cache: one GPU, or the host's RAM."""
 
@@ -101,6 +111,12 @@ class Device:
     total_bytes: int
     free_bytes: int
     note: str = ""  # what limits it, or what holds the rest
+    read_bytes_per_s: int | None = None  # how fast its own processors read it, all together
+    read_basis: RateBasis = "unknown"
+    link: str = ""  # to the host, as "PCIe 4.0 x16"
+    link_bytes_per_s: int | None = None  # one way, before packet headers
+    shares_ram: bool = False  # its memory is part of RAM, and not counted there
+    holders: tuple[Holder, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -109,7 +125,7 @@ class Machine:
 
     name: str
     processor: str
-    cores: int
+    cores: int  # that we may use, hyper-threads not counted; 0 if nobody knows
     devices: tuple[Device, ...]
 
     @property

@@ -87,6 +87,70 @@ def test_machine(capsys: pytest.CaptureFixture[str]) -> None:
     assert sizes == [24 * 2**30, 16 * 10**9, 64 * 2**30]
 
 
+def test_machine_by_name_and_by_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    document = run_json(capsys, "machine", "--machine", "2x RTX 3090", "--ram", "64GiB")
+    assert [device["total_bytes"] for device in document["devices"]] == [24 * 2**30] * 2 + [
+        64 * 2**30
+    ]
+    assert document["devices"][0]["read_bytes_per_s"] == 936 * 10**9
+    path = tmp_path / "box.json"
+    path.write_text(json.dumps(document))
+    again = run_json(capsys, "machine", "--machine", path)
+    assert again == document
+    # Sizes that are given take the place of the file's, and leave its rates.
+    smaller = run_json(capsys, "machine", "--machine", path, "--vram", "10GiB,12GiB")
+    assert [device["free_bytes"] for device in smaller["devices"][:2]] == [10 * 2**30, 12 * 2**30]
+    assert smaller["devices"][0]["read_bytes_per_s"] == 936 * 10**9
+    assert "Did you mean" in fails(capsys, "machine", "--machine", "RTX 4900", status=2)
+    assert "leave out --machine" in fails(
+        capsys, "machine", "--measure", "--machine", "T4", status=2
+    )
+
+
+@pytest.mark.parametrize("command", ["memory", "plan"])
+def test_commands_plan_for_a_machine_that_is_not_here(
+    capsys: pytest.CaptureFixture[str], command: str, folder: Path
+) -> None:
+    document = run_json(capsys, command, folder, "--machine", "g6.xlarge", "--ctx", 256)
+    devices = document.get("memory", document)["devices"]
+    assert [device["name"] for device in devices] == ["NVIDIA L4", "RAM"]
+    assert main([command, str(folder), "--machine", "Apple M4 16GB", "--ctx", "256"]) == 0
+    assert "--machine 'Apple M4 16GB'" in capsys.readouterr().out
+
+
+def test_machine_fits_80_columns(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for arguments in (["--list"], ["--machine", "2x RTX PRO 6000"], ["--machine", "g6.12xlarge"]):
+        assert main(["machine", *arguments]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= 80
+        assert lines[-1].startswith("Next: snugfit plan MODEL")
+    listed = run_json(capsys, "machine", "--list")["profiles"]
+    assert len(listed) > 150
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the cache is moved by an XDG variable")
+def test_machine_measures_once_and_remembers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from snugfit.hardware import bandwidth
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(bandwidth, "RAM_SECONDS", 0.01)
+    monkeypatch.setattr(bandwidth, "BUFFER_BYTES", 64 * 2**20)
+    assert main(["machine"]) == 0
+    shown = capsys.readouterr().out
+    assert "not measured" in shown
+    assert shown.rstrip().endswith("Next: snugfit machine --measure")
+    measured = run_json(capsys, "machine", "--measure")["devices"][-1]
+    assert measured["read_basis"] == "measured"
+    again = run_json(capsys, "machine")["devices"][-1]
+    assert again["read_bytes_per_s"] == measured["read_bytes_per_s"] > 0
+
+
 def test_inspect_counts_what_the_files_hold(
     capsys: pytest.CaptureFixture[str], folder: Path
 ) -> None:

@@ -4,10 +4,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from snugfit.core import Device, Machine
+from snugfit.core import Device, Holder, Machine
 from snugfit.errors import UsageError
-from snugfit.hardware import amd, apple, nvidia
-from snugfit.hardware.detect import PROBES, Probe, assemble, detect, machine_of
+from snugfit.hardware import apple, nvidia
+from snugfit.hardware.detect import assemble, detect, machine_of, with_read_rate
 from snugfit.units import GIB, MIB
 
 
@@ -17,8 +17,12 @@ class NvmlRecording:
     class NVMLError(Exception):
         pass
 
-    def __init__(self, rows, has_driver=True):
+    def __init__(self, rows, has_driver=True, processes=None, link=None):
         self.rows, self.has_driver, self.is_open = rows, has_driver, False
+        self.processes, self.link = (
+            processes or {},
+            link,
+        )  # pid -> (name, bytes), (generation, lanes)
 
     def nvmlInit(self):
         if not self.has_driver:
@@ -43,12 +47,34 @@ class NvmlRecording:
         total, free = self.rows[handle][1:]
         return SimpleNamespace(total=total, free=free)
 
+    def nvmlDeviceGetComputeRunningProcesses(self, handle):
+        return [
+            SimpleNamespace(pid=pid, usedGpuMemory=size)
+            for pid, (_, size) in self.processes.items()
+        ]
+
+    def nvmlDeviceGetGraphicsRunningProcesses(self, handle):
+        return self.nvmlDeviceGetComputeRunningProcesses(handle)[:1]
+
+    def nvmlSystemGetProcessName(self, pid):
+        if self.processes[pid][0] is None:
+            raise self.NVMLError("Not Found")
+        return self.processes[pid][0]
+
+    def nvmlDeviceGetMaxPcieLinkGeneration(self, handle):
+        if self.link is None:
+            raise self.NVMLError("Not Supported")
+        return self.link[0]
+
+    def nvmlDeviceGetCurrPcieLinkWidth(self, handle):
+        return self.link[1]
+
 
 RTX = "NVIDIA GeForce RTX 4090"
 
 
 def test_nvidia_gpus_have_their_free_memory():
-    library = NvmlRecording([(RTX, 24564 * MIB, 23000 * MIB), (b"NVIDIA GB10", None, None)])
+    library = NvmlRecording([(RTX, 24564 * MIB, 23000 * MIB), (b"NVIDIA Mystery", None, None)])
     (gpu,) = nvidia.gpus(library)
     assert (gpu.name, gpu.kind) == (RTX, "gpu")
     assert (gpu.total_bytes, gpu.free_bytes) == (24564 * MIB, 23000 * MIB)
@@ -56,34 +82,32 @@ def test_nvidia_gpus_have_their_free_memory():
     assert not library.is_open
 
 
+def test_nvidia_names_who_holds_the_memory_and_tells_the_link():
+    processes = {
+        7: ("/usr/lib/xorg/Xorg", 300 * MIB),
+        8: (b"/opt/ollama/bin/ollama runner --port 1", 9 * GIB),
+        9: (None, None),  # of another container
+        10: (r"C:\\Windows\\System32\\dwm.exe", None),  # Windows does not tell how much
+    }
+    library = NvmlRecording([(RTX, 24564 * MIB, 12000 * MIB)], processes=processes, link=(4, 8))
+    (gpu,) = nvidia.gpus(library)
+    assert gpu.holders[:2] == (Holder("ollama", 9 * GIB), Holder("Xorg", 300 * MIB))
+    assert set(gpu.holders[2:]) == {Holder("process 9"), Holder("dwm.exe")}
+    assert (gpu.link, gpu.link_bytes_per_s) == ("PCIe 4.0 x8", pytest.approx(15.75e9, rel=0.001))
+
+
+def test_a_gb10_has_its_memory_in_common_with_the_processor():
+    (gpu,) = nvidia.gpus(NvmlRecording([("NVIDIA GB10", None, None)]))
+    assert gpu.shares_ram
+    ram = Device("RAM", "ram", 120 * GIB, 110 * GIB)
+    gpu, rest = assemble(ram, [gpu])
+    assert (gpu.total_bytes, gpu.free_bytes + rest.free_bytes) == (120 * GIB, 110 * GIB)
+    assert rest.free_bytes == 2 * GIB
+
+
 def test_no_driver_means_no_gpu_without_a_word(capsys):
     assert nvidia.gpus(NvmlRecording([], has_driver=False)) == ()
     assert capsys.readouterr() == ("", "")
-
-
-def amd_card(root, number, total, used, vendor="0x1002", product=None):
-    directory = root / f"card{number}" / "device"
-    directory.mkdir(parents=True)
-    (directory / "vendor").write_text(f"{vendor}\n")
-    (directory / "mem_info_vram_total").write_text(f"{total}\n")
-    (directory / "mem_info_vram_used").write_text(f"{used}\n")
-    if product:
-        (directory / "product_name").write_text(f"{product}\n")
-
-
-def test_amd_gpus_are_read_from_sysfs(tmp_path):
-    amd_card(tmp_path, 10, 16 * GIB, 1 * GIB)
-    amd_card(tmp_path, 2, 25753026560, 1037062144, product="Radeon RX 7900 XTX")
-    amd_card(tmp_path, 0, 512 * MIB, 100 * MIB)  # graphics inside the processor
-    amd_card(tmp_path, 1, 8 * GIB, 0, vendor="0x8086")
-    (tmp_path / "card2-DP-1").mkdir()
-    gpus = amd.gpus(tmp_path)
-    assert [gpu.name for gpu in gpus] == ["Radeon RX 7900 XTX", "AMD GPU"]
-    assert [gpu.free_bytes for gpu in gpus] == [25753026560 - 1037062144, 15 * GIB]
-
-
-def test_a_system_without_amd_has_none(tmp_path):
-    assert amd.gpus(tmp_path / "absent") == ()
 
 
 APPLE = "hw.memsize: {memory}\niogpu.wired_limit_mb: {wired}\nmachdep.cpu.brand_string: Apple M3\n"
@@ -91,7 +115,13 @@ APPLE = "hw.memsize: {memory}\niogpu.wired_limit_mb: {wired}\nmachdep.cpu.brand_
 
 @pytest.mark.parametrize(
     ("memory", "wired", "limit"),
-    [(24 * GIB, 0, 16 * GIB), (64 * GIB, 0, 48 * GIB), (64 * GIB, 57344, 56 * GIB)],
+    [
+        (24 * GIB, 0, 16 * GIB),
+        (36 * GIB, 0, 27 * GIB),  # "recommendedMaxWorkingSetSize = 28991.03 MB"
+        (64 * GIB, 0, 48 * GIB),
+        (64 * GIB, 57344, 56 * GIB),
+        (16 * GIB, 99999, 16 * GIB),
+    ],
 )
 def test_apple_gpu_may_hold_what_the_system_lets_it(memory, wired, limit):
     (gpu,) = apple.gpus(lambda: APPLE.format(memory=memory, wired=wired))
@@ -102,20 +132,38 @@ def test_apple_memory_is_asked_on_apple_silicon_only():
     assert apple.gpus(lambda: "") == ()
 
 
-def test_shared_memory_is_counted_once():
-    ram = Device("RAM", "ram", 24 * GIB, 20 * GIB)
-    gpu = Device("Apple M3 GPU", "gpu", 16 * GIB, 16 * GIB)
-    shared, rest = assemble(ram, [(Probe(apple.gpus, shares_ram=True), (gpu,))])
-    assert shared.free_bytes + rest.free_bytes == ram.free_bytes
-    busy = Device("RAM", "ram", 24 * GIB, 10 * GIB)
-    shared, rest = assemble(busy, [(Probe(apple.gpus, shares_ram=True), (gpu,))])
-    assert (shared.free_bytes, rest.free_bytes) == (10 * GIB, 0)
+@pytest.mark.parametrize("text", ["hw.memsize: lots\n", "no such key\n", "hw.memsize: \n"])
+def test_sysctl_without_numbers_means_no_gpu(text):
+    assert apple.gpus(lambda: text) == ()
+
+
+@pytest.mark.parametrize(("free", "of_gpu"), [(20 * GIB, 16 * GIB), (10 * GIB, 9.375 * GIB)])
+def test_shared_memory_is_counted_once_and_the_engine_keeps_some(free, of_gpu):
+    ram = Device("RAM", "ram", 24 * GIB, free)
+    gpu = Device("Apple M3 GPU", "gpu", 16 * GIB, 16 * GIB, shares_ram=True)
+    shared, rest = assemble(ram, [gpu])
+    assert shared.free_bytes + rest.free_bytes == free
+    assert shared.free_bytes == of_gpu
 
 
 def test_gpus_of_one_name_are_told_apart_and_ram_is_last():
-    gpus = tuple(Device(RTX, "gpu", 24 * GIB, 23 * GIB) for _ in range(2))
-    devices = assemble(Device("RAM", "ram", GIB, GIB), [(PROBES["nvidia"], gpus)])
+    gpus = [Device(RTX, "gpu", 24 * GIB, 23 * GIB) for _ in range(2)]
+    devices = assemble(Device("RAM", "ram", GIB, GIB), gpus)
     assert [device.name for device in devices] == [f"{RTX} #0", f"{RTX} #1", "RAM"]
+
+
+def test_a_read_rate_is_measured_or_of_its_maker_or_unknown():
+    gpu = Device(RTX, "gpu", 24 * GIB, 23 * GIB)
+    specified = with_read_rate(gpu, {}, 64 * GIB)
+    assert (specified.read_bytes_per_s, specified.read_basis) == (1008 * 10**9, "profile")
+    timed = with_read_rate(gpu, {"GPU rtx 4090": 920 * 10**9}, 64 * GIB)
+    assert (timed.read_bytes_per_s, timed.read_basis) == (920 * 10**9, "measured")
+    other = with_read_rate(Device("Abacus 1", "gpu", GIB, GIB), {}, GIB)
+    assert (other.read_bytes_per_s, other.read_basis) == (None, "unknown")
+    mac = Device("Apple M4 Max GPU", "gpu", 27 * GIB, 27 * GIB, shares_ram=True)
+    assert with_read_rate(mac, {}, 36 * GIB).read_bytes_per_s == 410 * 10**9
+    assert with_read_rate(mac, {}, 64 * GIB).read_bytes_per_s == 546 * 10**9
+    assert with_read_rate(mac, {"GPU mps": 5 * 10**11}, 64 * GIB).read_bytes_per_s == 5 * 10**11
 
 
 def test_this_machine_has_ram():
@@ -141,6 +189,8 @@ def test_described_memories_replace_those_that_are_here():
     assert len({device.name for device in both.devices}) == 3
     vram_only = machine_of([24 * GIB], None, BASE)
     assert (vram_only.gpus[0].free_bytes, vram_only.ram) == (24 * GIB, BASE.ram)
+    assert vram_only.gpus[0].name == "Card"  # the one that is there, with another size
+    assert [gpu.name for gpu in machine_of([GIB, GIB], None, BASE).gpus] == ["GPU 0", "GPU 1"]
     ram_only = machine_of(None, 4 * GIB, BASE)
     assert (ram_only.gpus, ram_only.ram.free_bytes) == (BASE.gpus, 4 * GIB)
     assert machine_of([0], None, BASE).gpus == ()

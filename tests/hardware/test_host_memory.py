@@ -65,6 +65,41 @@ def test_the_tightest_of_nested_groups_binds(tree):
     assert (ram.total_bytes, ram.free_bytes) == (4 * GIB, 1 * GIB)
 
 
+def test_a_group_that_is_throttled_has_no_more_to_give(tree):
+    files = {"proc/self/cgroup": "0::/job\n", **group_v2("sys/fs/cgroup/job", 8 * GIB, 3 * GIB)}
+    files["sys/fs/cgroup/job/memory.high"] = f"{4 * GIB}\n"
+    ram = host.ram(tree(**files))
+    assert (ram.total_bytes, ram.free_bytes) == (4 * GIB, 1 * GIB)
+
+
+def test_huge_pages_and_swap_are_not_free(tree):
+    text = MEMINFO + "SwapFree:       99999999 kB\nHugetlb:         4194304 kB\n"
+    ram = host.ram(tree(**{"proc/meminfo": text}))
+    assert ram.free_bytes == AVAILABLE  # the kernel has left huge pages out already
+    assert ram.note == "4.00 GiB set aside as huge pages"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"proc/self/cgroup": "0::/a/b\n", "sys/fs/cgroup/a/cpu.max": "100000 100000\n"},
+        {
+            "proc/self/cgroup": "3:cpu,cpuacct:/a\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_quota_us": "50000\n",
+            "sys/fs/cgroup/cpu/a/cpu.cfs_period_us": "100000\n",
+        },
+    ],
+)
+def test_cores_beyond_the_groups_quota_are_not_ours(tree, files):
+    assert host.physical_cores(tree(**files)) == 1
+
+
+@pytest.mark.parametrize("quota", ["max 100000\n", "-1\n", "", "100000 0\n"])
+def test_without_a_quota_all_cores_are_ours(tree, quota, tmp_path):
+    files = {"proc/self/cgroup": "0::/a\n", "sys/fs/cgroup/a/cpu.max": quota}
+    assert host.physical_cores(tree(**files)) == host.physical_cores(tmp_path / "absent")
+
+
 def test_version_1_limit_binds(tree):
     files = {"proc/self/cgroup": "9:name=systemd:/\n4:cpu,memory:/docker/abc\n0::/\n"}
     files |= group_v1("sys/fs/cgroup/memory", UNLIMITED_V1, 20 * GIB)

@@ -19,6 +19,7 @@ from snugfit.cli.options import (
     Json,
     Kv,
     Like,
+    MachineName,
     ModelArgument,
     Out,
     Ram,
@@ -53,6 +54,7 @@ def fit_command(
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
+    machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
     text: Text = None,
@@ -69,7 +71,7 @@ def fit_command(
     from snugfit.fit import fit, plan_fit
     from snugfit.models import open_model
 
-    opened, machine = open_model(model), machine_from(vram, ram)
+    opened, machine = open_model(model), machine_from(vram, ram, machine_name)
     limit = size_limit(size, bpw, opened.spec().parameters)
     goal = goal_from(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts)
     chosen = plan_fit(opened, machine, goal)

@@ -11,6 +11,7 @@ from snugfit.cli.options import (
     GpuLayers,
     Json,
     Kv,
+    MachineName,
     ModelArgument,
     Ram,
     Slots,
@@ -18,6 +19,7 @@ from snugfit.cli.options import (
     Vram,
     configuration_from,
     machine_from,
+    machine_options,
 )
 from snugfit.core import MemoryUse
 from snugfit.units import format_size
@@ -32,6 +34,7 @@ def memory_command(
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = 0,
+    machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
     json: Json = False,
@@ -45,7 +48,7 @@ def memory_command(
     from snugfit.models import open_model
     from snugfit.planning.memory import every_layer, predict
 
-    spec, machine = open_model(model).spec(), machine_from(vram, ram)
+    spec, machine = open_model(model).spec(), machine_from(vram, ram, machine_name)
     if gpu_layers < 0:
         gpu_layers = every_layer(spec, machine)
     configuration = configuration_from(
@@ -57,7 +60,7 @@ def memory_command(
         return
     warn_of_unknown(spec)
     show(use)
-    render.next_command(f"snugfit plan {model}")
+    render.next_command(f"snugfit plan {model}{machine_options(machine_name, vram, ram)}")
 
 
 def show(use: MemoryUse) -> None:
@@ -72,7 +75,7 @@ def show(use: MemoryUse) -> None:
     table = render.table("device", ">weights", ">KV cache", ">compute", ">other", ">total", ">free")
     for device in use.devices:
         table.add_row(
-            device.name,
+            render.safe(device.name),
             format_size(device.weights_bytes),
             format_size(device.kv_cache_bytes),
             format_size(device.compute_bytes),
@@ -88,4 +91,4 @@ def show(use: MemoryUse) -> None:
     for device in use.devices:
         if not device.fits:
             short = format_size(device.total_bytes - device.free_bytes)
-            render.out.print(f"[red]does not fit:[/] {device.name} is {short} short")
+            render.out.print(f"[red]does not fit:[/] {render.safe(device.name)} is {short} short")

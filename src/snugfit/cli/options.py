@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,15 @@ ModelArgument = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
+MachineName = Annotated[
+    str,
+    typer.Option(
+        "--machine",
+        metavar="NAME|FILE",
+        help="A machine to plan for instead of this one, as 'RTX 4090', 'Apple M4 Max 64GB', "
+        "g5.2xlarge, or a file from `snugfit machine --json`.",
+    ),
+]
 Vram = Annotated[
     str,
     typer.Option(
@@ -101,14 +111,25 @@ Bpw = Annotated[
 ]
 
 
-def machine_from(vram: str, ram: str) -> Machine:
-    """Return the machine that is here, with memories replaced by those that were named."""
+def machine_from(vram: str, ram: str, named: str = "") -> Machine:
+    """Return the machine that is here or `named`, with memories replaced by those that were given.
+
+    Raises UsageError, and FormatError for a file that describes no machine.
+    """
     from snugfit.hardware.detect import detect, machine_of
 
-    if not vram and not ram:
-        return detect()
-    gpus = parse_sizes(vram) if vram else None
-    return machine_of(gpus, parse_size(ram) if ram else None)
+    gpus, memory = parse_sizes(vram) if vram else None, parse_size(ram) if ram else None
+    if named:
+        from snugfit.hardware.named import machine_named
+
+        return machine_of(gpus, memory, machine_named(named))
+    return machine_of(gpus, memory) if vram or ram else detect()
+
+
+def machine_options(named: str, vram: str = "", ram: str = "") -> str:
+    """Return the options as they were given, so that a next command plans for the same machine."""
+    given = (("--machine", named), ("--vram", vram), ("--ram", ram))
+    return "".join(f" {option} {shlex.quote(value)}" for option, value in given if value)
 
 
 def size_limit(size: str, bpw: float, parameters: int) -> int | None:

@@ -13,6 +13,7 @@ from snugfit.cli.options import (
     Json,
     Kv,
     Like,
+    MachineName,
     ModelArgument,
     Ram,
     Size,
@@ -21,6 +22,7 @@ from snugfit.cli.options import (
     Vram,
     goal_from,
     machine_from,
+    machine_options,
     size_limit,
 )
 from snugfit.core import Plan
@@ -39,6 +41,7 @@ def plan_command(
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
+    machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
     json: Json = False,
@@ -50,7 +53,7 @@ def plan_command(
     from snugfit.models import open_model
     from snugfit.planning import search
 
-    spec, machine = open_model(model).spec(), machine_from(vram, ram)
+    spec, machine = open_model(model).spec(), machine_from(vram, ram, machine_name)
     size_bytes = size_limit(size, bpw, spec.parameters)
     goal = goal_from(
         ctx, size_bytes, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
@@ -65,7 +68,7 @@ def plan_command(
     warn_of_unknown(spec)
     show(chosen)
     show_candidates(others, chosen)
-    limit = f" --size {size}" if size else ""
+    limit = (f" --size {size}" if size else "") + machine_options(machine_name, vram, ram)
     if spec.is_quantized:
         render.next_command(f"snugfit run {model} --ctx {chosen.memory.configuration.ctx}")
     else:

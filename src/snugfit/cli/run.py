@@ -17,6 +17,7 @@ from snugfit.cli.options import (
     GpuLayers,
     Json,
     Kv,
+    MachineName,
     ModelArgument,
     Ram,
     Slots,
@@ -59,6 +60,7 @@ def run_command(
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
+    machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
     json: Json = False,
@@ -77,7 +79,7 @@ def run_command(
         raise UsageError("--json needs a PROMPT; a chat is not one document.")
     opened = open_model(model)
     path = runnable(opened)
-    spec, machine = open_model(str(path)).spec(), machine_from(vram, ram)
+    spec, machine = open_model(str(path)).spec(), machine_from(vram, ram, machine_name)
     goal = goal_from(
         ctx, None, AS_IT_IS, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
     )

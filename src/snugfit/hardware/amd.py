@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from snugfit.core import Device
+from snugfit.hardware import pci, profiles
 from snugfit.units import GIB, format_size
 
 AMD_VENDOR = "0x1002"
@@ -12,25 +13,48 @@ AMD_VENDOR = "0x1002"
 SMALLEST_BYTES = 1 * GIB
 
 
-def gpus(root: Path = Path("/sys/class/drm")) -> tuple[Device, ...]:
-    """Return the AMD GPUs with memory of their own, in the order of their card numbers."""
-    cards = [path for path in root.glob("card*") if path.name[4:].isdigit()]
-    cards.sort(key=lambda path: int(path.name[4:]))
-    found = (_device(card / "device") for card in cards)
+def gpus(root: Path = Path("/")) -> tuple[Device, ...]:
+    """Return the AMD GPUs that are worth planning for, in the order of their card numbers."""
+    found = (_device(card / "device", root) for card in cards(root))
     return tuple(device for device in found if device is not None)
 
 
-def _device(directory: Path) -> Device | None:
-    try:
-        if (directory / "vendor").read_text().strip() != AMD_VENDOR:
-            return None
-        total = int((directory / "mem_info_vram_total").read_text())
-        used = int((directory / "mem_info_vram_used").read_text())
-    except (OSError, ValueError):
+def cards(root: Path) -> list[Path]:
+    """Return the graphics cards in sysfs, by number."""
+    found = [path for path in (root / "sys/class/drm").glob("card*") if path.name[4:].isdigit()]
+    return sorted(found, key=lambda path: int(path.name[4:]))
+
+
+def _device(directory: Path, root: Path) -> Device | None:
+    if pci.read_text(directory / "vendor") != AMD_VENDOR:
         return None
-    if total < SMALLEST_BYTES:
+    name = pci.read_text(directory / "product_name") or pci.name_of(directory, root) or "AMD GPU"
+    profile = profiles.lookup(name)
+    own = _pool(directory, "vram")
+    shared = _pool(directory, "gtt") if profile and profile.kind == "unified" else None
+    if own and own[0] >= SMALLEST_BYTES and (shared is None or own[0] >= shared[0]):
+        total, used = own
+        shares_ram = False
+    elif shared:  # a large processor GPU with a small carve-out: what it may borrow of RAM
+        total, used = shared
+        shares_ram = True
+    else:
         return None
-    name_file = directory / "product_name"
-    name = name_file.read_text().strip() if name_file.is_file() else ""
-    free = max(0, total - used)
-    return Device(name or "AMD GPU", "gpu", total, free, f"{format_size(used)} in use")
+    link = None if profile and profile.kind == "unified" else pci.link_to_host(directory)
+    return Device(
+        name,
+        "gpu",
+        total,
+        max(0, total - used),
+        "a share of RAM" if shares_ram else f"{format_size(used)} in use",
+        link=str(link) if link else "",
+        link_bytes_per_s=link.bytes_per_s if link else None,
+        shares_ram=shares_ram,
+    )
+
+
+def _pool(directory: Path, pool: str) -> tuple[int, int] | None:
+    """Return (total, used) bytes of one of the driver's pools, `vram` or `gtt`."""
+    total = pci.read_text(directory / f"mem_info_{pool}_total")
+    used = pci.read_text(directory / f"mem_info_{pool}_used")
+    return (int(total), int(used)) if total.isdigit() and used.isdigit() else None

@@ -3,46 +3,91 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from snugfit.core import Device, Machine
 from snugfit.errors import UsageError
-from snugfit.hardware import amd, apple, host, nvidia
+from snugfit.hardware import amd, apple, host, intel, measured, nvidia, profiles
+from snugfit.units import GIB
 
-
-@dataclass(frozen=True)
-class Probe:
-    """How one vendor's GPUs are found, and whether their memory is a share of RAM."""
-
-    gpus: Callable[[], tuple[Device, ...]]
-    shares_ram: bool = False
-
-
-PROBES: dict[str, Probe] = {
-    "nvidia": Probe(nvidia.gpus),
-    "amd": Probe(amd.gpus),
-    "apple": Probe(apple.gpus, shares_ram=True),
+# One probe a vendor. Each returns () where it finds nothing, without a word.
+PROBES: dict[str, Callable[[], tuple[Device, ...]]] = {
+    "nvidia": nvidia.gpus,
+    "amd": amd.gpus,
+    "intel": intel.gpus,
+    "apple": apple.gpus,
 }
+# Of a memory that GPU and processor share, what the GPU leaves to the engine's side in RAM:
+# embeddings, tables of tokens, buffers. A 16th of what is free, up to the largest embeddings.
+HOST_SHARE, LARGEST_HOST_SHARE_BYTES = 16, 2 * GIB
 
 
 def detect() -> Machine:
     """Return this computer's memories as they are now. Finding no GPU is not an error."""
-    devices = assemble(host.ram(), [(probe, probe.gpus()) for probe in PROBES.values()])
-    return Machine(platform.node(), host.processor(), host.physical_cores(), devices)
+    found = [gpu for probe in PROBES.values() for gpu in probe()]
+    processor, cores = host.processor(), host.physical_cores()
+    rates = measured.read()
+    ram = host.ram()
+    rate = rates.get(ram_key(processor, cores))
+    if rate:
+        ram = replace(ram, read_bytes_per_s=rate, read_basis="measured")
+    gpus = [with_read_rate(gpu, rates, ram.total_bytes) for gpu in found]
+    return Machine(platform.node(), processor, cores, assemble(ram, gpus))
 
 
-def assemble(ram: Device, found: Sequence[tuple[Probe, tuple[Device, ...]]]) -> tuple[Device, ...]:
-    """Join GPUs and RAM, RAM last. Memory that both share is counted once, as the GPU's."""
-    gpus: list[Device] = []
-    for probe, devices in found:
-        for gpu in devices:
-            if probe.shares_ram:
-                free = min(gpu.free_bytes, ram.free_bytes)
-                gpu = replace(gpu, free_bytes=free)
-                ram = replace(ram, free_bytes=ram.free_bytes - free, note="besides the GPU's share")
-            gpus.append(gpu)
-    return (*_with_distinct_names(gpus), ram)
+def measure() -> dict[str, int]:
+    """Time how fast RAM and each GPU are read, a second or so each; keep and return the rates.
+
+    GPUs are timed where torch can use them. Raises OutputError if the rates cannot be kept.
+    """
+    from snugfit.hardware import bandwidth
+
+    processor, cores = host.processor(), host.physical_cores()
+    rate = bandwidth.ram_rate(cores, host.ram().free_bytes, bandwidth.RAM_SECONDS)
+    rates = {ram_key(processor, cores): rate}
+    if any(probe() for probe in PROBES.values()):  # importing torch takes seconds
+        of_gpus = bandwidth.gpu_rates()
+        rates |= {f"GPU {profiles.key_of(name)}": rate for name, rate in of_gpus.items()}
+    measured.add(rates)
+    return rates
+
+
+def ram_key(processor: str, cores: int) -> str:
+    """Return the name under which a rate of RAM is kept; a home may serve several machines."""
+    return f"RAM {round(host.installed_bytes() / GIB)} GiB, {processor}, {cores} cores"
+
+
+def with_read_rate(gpu: Device, rates: Mapping[str, int], ram_bytes: int) -> Device:
+    """Return `gpu` with its measured read rate, else its profile's. `ram_bytes` helps to tell
+    variants of processors with a shared memory apart.
+    """
+    name = measured.METAL if gpu.name.startswith("Apple") else gpu.name
+    rate = rates.get(f"GPU {profiles.key_of(name)}")
+    if rate:
+        return replace(gpu, read_bytes_per_s=rate, read_basis="measured")
+    profile = profiles.lookup(gpu.name, ram_bytes if gpu.shares_ram else gpu.total_bytes)
+    if profile:
+        return replace(gpu, read_bytes_per_s=profile.read_bytes_per_s, read_basis="profile")
+    return gpu
+
+
+def assemble(ram: Device, gpus: Sequence[Device]) -> tuple[Device, ...]:
+    """Join GPUs and RAM, RAM last. Memory that both share is counted once, as the GPU's.
+
+    A GPU that shares RAM and has no total of its own may hold all of it.
+    """
+    joined: list[Device] = []
+    for gpu in gpus:
+        if gpu.shares_ram:
+            kept = min(ram.free_bytes // HOST_SHARE, LARGEST_HOST_SHARE_BYTES)
+            available = ram.free_bytes - kept
+            free = min(gpu.free_bytes, available) if gpu.total_bytes else available
+            gpu = replace(gpu, total_bytes=gpu.total_bytes or ram.total_bytes, free_bytes=free)
+            note = "; ".join(filter(None, ("besides the GPU's share", ram.note)))
+            ram = replace(ram, free_bytes=ram.free_bytes - free, note=note)
+        joined.append(gpu)
+    return (*_with_distinct_names(joined), ram)
 
 
 def machine_of(
@@ -51,25 +96,42 @@ def machine_of(
     """Return a machine with the memories that are given, in bytes, free as a whole.
 
     What is not given stays as `base` has it, by default this computer. A GPU of 0 bytes is none.
-    Raises UsageError for negative sizes.
+    As many GPUs as `base` has are those of `base`, with other sizes. Raises UsageError for negative
+    sizes.
     """
     if any(size < 0 for size in (*(vram or ()), ram or 0)):
         raise UsageError("a memory cannot have less than 0 bytes. Give sizes such as 24GiB.")
+    gpus = _described_gpus(vram or (), base)
     if vram is None or ram is None:
         base = base or detect()
-    sizes = [size for size in vram or () if size]
-    gpus: tuple[Device, ...] = tuple(
-        Device(f"GPU {index}" if len(sizes) > 1 else "GPU", "gpu", size, size, "as described")
-        for index, size in enumerate(sizes)
-    )
     if vram is None and base:
         gpus = base.gpus
     memory = Device("RAM", "ram", ram or 0, ram or 0, "as described")
-    if ram is None and base:
-        memory = base.ram
-    if base is None:
-        return Machine("as described", "", 0, (*gpus, memory))
-    return Machine(base.name, base.processor, base.cores, (*gpus, memory))
+    if base:
+        known = base.ram
+        memory = (
+            known
+            if ram is None
+            else replace(
+                memory, read_bytes_per_s=known.read_bytes_per_s, read_basis=known.read_basis
+            )
+        )
+        return Machine(base.name, base.processor, base.cores, (*gpus, memory))
+    return Machine("as described", "", 0, (*gpus, memory))
+
+
+def _described_gpus(vram: Sequence[int], base: Machine | None) -> tuple[Device, ...]:
+    sizes = [size for size in vram if size]
+    here = base.gpus if base and len(base.gpus) == len(sizes) else ()
+    if here:
+        return tuple(
+            replace(gpu, total_bytes=size, free_bytes=size, note="as described", holders=())
+            for gpu, size in zip(here, sizes, strict=True)
+        )
+    return tuple(
+        Device(f"GPU {index}" if len(sizes) > 1 else "GPU", "gpu", size, size, "as described")
+        for index, size in enumerate(sizes)
+    )
 
 
 def _with_distinct_names(gpus: Sequence[Device]) -> list[Device]:
