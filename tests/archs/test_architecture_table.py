@@ -129,7 +129,7 @@ def test_an_unknown_architecture_is_sized_by_its_tensors():
     ]
 
 
-def test_every_row_can_be_converted_and_run():
+def test_every_model_that_can_be_converted_and_run_has_a_row():
     assert all(name == row.name for name, row in ARCHITECTURES.items())
-    assert {row.architecture for row in CONVERSIONS.values()} == ARCHITECTURES.keys()
-    assert DECODERS.keys() == ARCHITECTURES.keys()
+    assert {row.architecture for row in CONVERSIONS.values()} == DECODERS.keys()
+    assert DECODERS.keys() <= ARCHITECTURES.keys()

@@ -3,7 +3,7 @@
 | part | basis | from |
 |---|---|---|
 | weights | exact | tensor shapes and types, placed by llama.cpp's rules |
-| KV cache | exact for architectures in the table | archs.cache |
+| KV cache, recurrent state | exact for architectures in the table | archs.cache |
 | compute | estimated | the largest live activations of one micro-batch, see `Graph` |
 | overhead | estimated | constants below |
 
@@ -17,13 +17,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snugfit.archs.cache import cache_bytes, cells_per_stream
+from snugfit.archs.cache import cache_bytes, cells_per_stream, state_bytes
 from snugfit.core import (
     Basis,
     Configuration,
     Device,
     DeviceUse,
     LayerCache,
+    LayerState,
     Machine,
     MemoryUse,
     ModelSpec,
@@ -115,6 +116,7 @@ class Footprint:
     weights: Weights
     graph: Graph
     caches: tuple[LayerCache, ...]
+    states: tuple[LayerState, ...]
     cache_basis: Basis
 
     @property
@@ -137,6 +139,7 @@ def footprint_of(spec: ModelSpec) -> Footprint:
         weights=weights_of(sizes, spec.layers, file_bytes=spec.file_bytes),
         graph=_graph_of(spec),
         caches=spec.caches,
+        states=spec.states,
         cache_basis=spec.cache_basis,
     )
 
@@ -210,6 +213,9 @@ def use_of(
     kv_bytes = [0] * len(devices)
     for layer, size in cache_bytes(footprint.caches, configuration).items():
         kv_bytes[place[layer]] += size
+    states = [0] * len(devices)
+    for layer, size in state_bytes(footprint.states, configuration).items():
+        states[place[layer]] += size
 
     compute = _compute_bytes(footprint, configuration, place, len(gpus))
     uses_gpus = any(number != IN_RAM for number in place)
@@ -227,6 +233,7 @@ def use_of(
                 compute[number],
                 overhead[number],
                 device.free_bytes,
+                states[number],
             )
             for number, device in enumerate(devices)
         ),
