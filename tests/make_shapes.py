@@ -53,8 +53,10 @@ def discover(name: str) -> Shapes:
     engine = Engine()
     metadata = metadata_of(name)
     hidden = int(metadata[f"{metadata['general.architecture']}.embedding_length"])
-    # Without the last the engine takes a model that drafts for its drafting layers alone.
-    found: Shapes = {"token_embd.weight": (VOCABULARY, hidden), "blk.0.attn_norm.weight": (hidden,)}
+    found: Shapes = {"token_embd.weight": (VOCABULARY, hidden)}
+    if "nextn_predict_layers" in SHAPES[name]:
+        # Without it the engine takes a model that drafts for its drafting layers alone.
+        found["blk.0.attn_norm.weight"] = (hidden,)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shape.gguf"
         for _ in range(MOST_LOADS):
@@ -113,6 +115,7 @@ def recorded_form(found: Shapes) -> dict[str, tuple[int, ...]]:
 
 
 def main() -> None:
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # the engine would run a debugger on itself
     known = json.loads(RECORDED.read_text()) if RECORDED.exists() else {}
     wanted = sys.argv[1:] or [name for name in SHAPES if name not in known]
     for name in wanted:
