@@ -1,6 +1,7 @@
 """Small models of every architecture in the table, and ten that the project makes up, as metadata.
 
-Which tensors llama.cpp wants for each is recorded in data/shapes.json by make_shapes.py.
+Which tensors llama.cpp wants for each is recorded in data/shapes.json by make_shapes.py. PUBLISHED
+models have their own widths, with a few of their layers.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ from snugfit.archs.table import spec_of
 from snugfit.core import ModelSpec, TensorInfo
 
 RECORDED = Path(__file__).parent / "data" / "shapes.json"
+PUBLISHED: dict[str, dict[str, Any]] = json.loads(
+    RECORDED.with_name("published_shapes.json").read_text()
+)
 VOCABULARY = 512
 COMMON = {
     "vocab_size": VOCABULARY,
@@ -272,20 +276,26 @@ def metadata_of(name: str) -> dict[str, Any]:
     """Return a shape's metadata as GGUF has it."""
     architecture = architecture_of(name)
     known = {"general.architecture": architecture, "tokenizer.ggml.model": "no_vocab"}
-    for key, value in (COMMON | SHAPES[name]).items():
-        if key.startswith("xielu"):
-            known[key] = np.float32(value)
-        elif isinstance(value, bool | np.ndarray | list):
-            known[f"{architecture}.{key}"] = value
-        else:
-            stored = np.uint32(value) if isinstance(value, int) else np.float32(value)
-            known[f"{architecture}.{key}"] = stored
+    given = PUBLISHED[name]["metadata"] if name in PUBLISHED else COMMON | SHAPES[name]
+    for key, value in given.items():
+        known[key if key.startswith("xielu") else f"{architecture}.{key}"] = stored(value)
     return known
+
+
+def stored(value: Any) -> Any:
+    if isinstance(value, bool | np.ndarray):
+        return value
+    if isinstance(value, list):
+        return value if isinstance(value[0], bool) else np.array(value, np.int32)
+    return np.uint32(value) if isinstance(value, int) else np.float32(value)
 
 
 def tensors_of(name: str) -> tuple[TensorInfo, ...]:
     """Return the tensors that llama.cpp wanted, stored as it computes with them."""
-    recorded = json.loads(RECORDED.read_text())[name]
+    if name in PUBLISHED:
+        recorded = PUBLISHED[name]["tensors"]
+    else:
+        recorded = json.loads(RECORDED.read_text())[name]
     found = []
     for key, shape in recorded.items():
         layers, _, part = key.rpartition(" ")

@@ -56,11 +56,9 @@ PIPELINE_COPIES = 4
 # Matrices in RAM are copied to the GPU, one while the next arrives, for batches of so many tokens.
 STREAMED_MATRICES, STREAMED_FROM_TOKENS = 2, 32
 
-# Compute: compared with the embedded llama.cpp on the CPU, in 239 configurations of llama, qwen2,
-# qwen3 and qwen3moe shapes from 0.5B to 235B: within 0.1 % with flash attention, 5 % without.
-# Outside of that: 13 % low without flash attention at a context of 512, too high for a model of one
-# layer. GPUs: three public logs agree within 6 %. Unknown architectures have parts of their own.
-CPU_BAND, GPU_BAND, UNKNOWN_BAND = 0.05, 0.25, 0.5
+# Compute: three public logs of GPUs agree within 6 %; a band on the CPU is the graph's own. Unknown
+# architectures have parts of their own.
+GPU_BAND, UNKNOWN_BAND = 0.25, 0.5
 
 EXPERTS_NAME = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps\..*")
 IN_RAM = -1  # in place of a GPU's number
@@ -193,7 +191,7 @@ def use_of(
     uses_gpus = any(number != IN_RAM for number in place)
     overhead = [GPU_OVERHEAD_BYTES if uses_gpus else 0] * len(gpus)
     overhead.append(_host_overhead(footprint.graph, configuration))
-    band = GPU_BAND if uses_gpus else CPU_BAND
+    band = GPU_BAND if uses_gpus else footprint.graph.band
     return MemoryUse(
         configuration=configuration,
         devices=tuple(

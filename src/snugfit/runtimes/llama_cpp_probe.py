@@ -22,7 +22,7 @@ from snugfit.core import Configuration, TensorInfo
 from snugfit.errors import RuntimeFailure
 from snugfit.formats.gguf import padded, read_gguf
 from snugfit.formats.gguf_writer import encode_header
-from snugfit.runtimes.llama_cpp import child_settings
+from snugfit.runtimes.llama_cpp import child_settings, signal_name
 from snugfit.runtimes.llama_cpp_log import EngineLog
 from snugfit.runtimes.llama_cpp_process import child_environment
 
@@ -74,10 +74,24 @@ def probe_all(
     Raises ProbeError for an engine of another release, one that hangs, and whatever it refuses;
     FormatError for a file that is no GGUF.
     """
-    refuse_other_releases()
-    with _with_room_for_data(Path(path)) as whole:
-        requests = [child_settings(whole, one, threads=None) for one in configurations]
-        return _ask(path, requests, timeout_seconds)
+    file = read_gguf(path)
+    if file.has_data:
+        return _ask(str(path), Path(path), configurations, timeout_seconds)
+    with _sparse_file(str(path), file.metadata, tuple(file.tensors.values())) as whole:
+        return _ask(str(path), whole, configurations, timeout_seconds)
+
+
+def probe_header(
+    name: str,
+    metadata: Mapping[str, Any],
+    tensors: Sequence[TensorInfo],
+    configuration: Configuration,
+) -> Measured:
+    """Return the same for a model that is no file: its GGUF metadata and tensors. `name` is for
+    messages. Raises ProbeError.
+    """
+    with _sparse_file(name, metadata, tensors) as whole:
+        return _ask(name, whole, [configuration], timeout_seconds=60.0)[0]
 
 
 def write_sparse(path: Path, metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> None:
@@ -92,25 +106,24 @@ def write_sparse(path: Path, metadata: Mapping[str, Any], tensors: Sequence[Tens
 
 
 @contextlib.contextmanager
-def _with_room_for_data(path: Path) -> Iterator[Path]:
-    """Yield the file itself, or a sparse one in its place where only its header is there."""
-    file = read_gguf(path)
-    if file.has_data:
-        yield path
-        return
+def _sparse_file(
+    name: str, metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]
+) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="snugfit-") as folder:
-        whole = Path(folder) / "header.gguf"
+        path = Path(folder) / "header.gguf"
         try:
-            write_sparse(whole, file.metadata, tuple(file.tensors.values()))
+            write_sparse(path, metadata, tensors)
         except OSError as error:
-            raise ProbeError(f"{path}: no room for a sparse copy: {error}. Set TMPDIR.") from None
-        yield whole
+            raise ProbeError(f"{name}: no room for a sparse copy: {error}. Set TMPDIR.") from None
+        yield path
 
 
 def _ask(
-    path: Path | str, requests: Sequence[Mapping[str, Any]], timeout_seconds: float
+    name: str, path: Path, configurations: Sequence[Configuration], timeout_seconds: float
 ) -> list[Measured]:
-    uses_gpus = any(request["gpu_layers"] for request in requests)
+    refuse_other_releases()
+    requests = [child_settings(path, configuration, None) for configuration in configurations]
+    uses_gpus = any(configuration.gpu_layers for configuration in configurations)
     try:
         child = subprocess.run(
             [sys.executable, "-m", CHILD_MODULE],
@@ -122,13 +135,13 @@ def _ask(
         )
     except subprocess.TimeoutExpired:
         raise ProbeError(
-            f"{path}: llama.cpp did not say within {timeout_seconds:g} seconds what it would "
+            f"{name}: llama.cpp did not say within {timeout_seconds:g} seconds what it would "
             "allocate. Lower the context or the slots."
         ) from None
     answers = [json.loads(line) for line in child.stdout.splitlines()]
     if len(answers) == len(requests) and all("log" in answer for answer in answers):
         return [_measured(answer) for answer in answers]
-    raise ProbeError(_failure(path, answers, child.returncode, child.stderr))
+    raise ProbeError(_failure(name, answers, child.returncode, child.stderr))
 
 
 def refuse_other_releases() -> None:
@@ -157,10 +170,11 @@ def _measured(answer: dict[str, Any]) -> Measured:
     return Measured(weights, context, compute, sum(context.values()) - state, state)
 
 
-def _failure(path: Path | str, answers: Sequence[dict[str, Any]], status: int, said: bytes) -> str:
+def _failure(name: str, answers: Sequence[dict[str, Any]], status: int, said: bytes) -> str:
     log = EngineLog()
     failed = answers[-1].get("failed", "") if answers else ""
     for line in [*said.decode("utf-8", "replace").splitlines(), *failed.splitlines()]:
         log.add(line)
-    what = log.last_error() or log.last_line() or f"ended with status {status}"
-    return f"{path}: llama.cpp refused: {what.rstrip('.')}. Check the file with snugfit inspect."
+    how = f"was ended by {signal_name(-status)}" if status < 0 else f"ended with status {status}"
+    what = log.last_error() or (how if status else log.last_line())
+    return f"{name}: llama.cpp refused: {what.rstrip('.')}. Check the file with snugfit inspect."

@@ -209,7 +209,7 @@ class Engine:
         parameters.full_windows, parameters.unified = settings["swa_full"], settings["kv_unified"]
         context = self.library.llama_init_from_model(model, parameters)
         if not context:
-            raise RuntimeError("failed to create the context")
+            raise RuntimeError("failed to create context")
         buffers: dict[str, list[int]] = {}
         tree = getattr(self.library, BREAKDOWN)(context)
         for node in nodes(tree.root):
