@@ -14,7 +14,7 @@ import tempfile
 from itertools import groupby
 from pathlib import Path
 
-from shapes import RECORDED, SHAPES, VOCABULARY, architecture_of, metadata_of, type_of
+from shapes import COMMON, RECORDED, SHAPES, VOCABULARY, architecture_of, metadata_of, type_of
 
 from snugfit.core import TensorInfo
 from snugfit.runtimes.llama_cpp_probe import write_sparse
@@ -98,6 +98,8 @@ def guess(name: str, found: Shapes) -> tuple[int, ...]:
     """Take the shape of the same tensor in the layer before; any other is corrected."""
     part = re.sub(r"blk\.\d+\.", "", name)
     same = [shape for other, shape in found.items() if re.sub(r"blk\.\d+\.", "", other) == part]
+    if part == "attn_gate.weight":
+        return (COMMON["attention.head_count"], COMMON["embedding_length"])  # Laguna insists
     return same[-1] if same else (32,)
 
 

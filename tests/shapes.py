@@ -68,6 +68,11 @@ SCAN = {
     "ssm.group_count": 2,
 }
 DELTA = SCAN | {"ssm.time_step_rank": 8, "ssm.group_count": 4}
+KIMI = (
+    LATENT
+    | SCAN
+    | {"attention.head_count_kv": np.array([0, 1, 0, 1], np.int32), "kda.head_dim": 16}
+)
 SECTIONS = {"rope.dimension_sections": np.array([8, 8, 0, 0], np.int32)}
 WINDOW = {"attention.sliding_window": 300}
 ALTERNATING = {"attention.sliding_window_pattern": [True, False, True, False]}
@@ -135,15 +140,20 @@ SHAPES: dict[str, dict[str, Any]] = {
     "glm4": {},
     "glm4moe": EXPERTS,
     "glm-dsa": EXPERTS | LATENT | INDEXER,
-    "kimi-linear": EXPERTS
-    | LATENT
-    | SCAN
-    | {"attention.head_count_kv": np.array([0, 1, 0, 1], np.int32), "kda.head_dim": 16},
+    "kimi-linear": EXPERTS | KIMI,
+    "kimi-k3": EXPERTS
+    | KIMI
+    | {
+        "attn_res.block_size": 2,
+        "activation.situ_beta": 1.0,
+        "activation.situ_linear_beta": 0.0,
+    },
     "command-r": {},
     "cohere2": WINDOW,
     "cohere2moe": EXPERTS | WINDOW,
     "granite": {},
     "granitemoe": EXPERTS,
+    "granite_swa": WINDOW | ALTERNATING,
     "granitehybrid": SCAN | MIXED_HEADS,
     "olmo": {},
     "olmo2": WINDOW,
@@ -157,7 +167,12 @@ SHAPES: dict[str, dict[str, Any]] = {
     "smallthinker": EXPERTS | WINDOW | {"context_length": 16384},
     "minimax-01": EXPERTS | {"residual_scale": 1.0, "block_count": 9, "attention.head_count_kv": 4},
     "minimax-m2": EXPERTS,
+    "minimax-m3": EXPERTS
+    | INDEXER
+    | {"attention.indexer.block_size": 16, "attention.indexer.local_blocks": 1},
     "hunyuan-dense": {},
+    "hunyuan_vl": SECTIONS,
+    "hy_v3": EXPERTS,
     "hunyuan-moe": EXPERTS,
     "ernie4_5": {},
     "ernie4_5-moe": EXPERTS | {"interleave_moe_layer_step": 1},
@@ -171,6 +186,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "dots1": EXPERTS | {"attention.head_count_kv": 4},
     "bailingmoe": EXPERTS,
     "bailingmoe2": EXPERTS,
+    "bailingmoe3": EXPERTS | KIMI | {"kda.gate_lower_bound": -5.0, "kda.safe_gate": True},
     "grovemoe": EXPERTS
     | {
         "expert_chunk_feed_forward_length": 32,
@@ -180,7 +196,37 @@ SHAPES: dict[str, dict[str, Any]] = {
     "apertus": XIELU,
     "arcee": {},
     "minicpm": {},
+    "minicpm3": {
+        "attention.head_count_kv": 4,
+        "attention.q_lora_rank": 64,
+        "attention.kv_lora_rank": 64,
+        "attention.key_length": 48,
+        "attention.value_length": 32,
+        "rope.dimension_count": 16,
+    },
     "chatglm": {},
+    "laguna": EXPERTS | WINDOW,
+    "mellum": EXPERTS | WINDOW,
+    "muse-glimmer": WINDOW,
+    "paddleocr": SECTIONS,
+    "maincoder": {},
+    "pangu-embedded": {},
+    "qwen": {"attention.head_count_kv": 4},
+    "gpt2": {"attention.head_count_kv": 4},
+    "gptneox": {"attention.head_count_kv": 4, "use_parallel_residual": True},
+    "bloom": {"attention.head_count_kv": 4},
+    "mpt": {},
+    "starcoder": {},
+    "refact": {},
+    "codeshell": {},
+    "orion": {},
+    "baichuan": {},
+    "xverse": {},
+    "bitnet": {},
+    "jais2": {},
+    "dbrx": EXPERTS | {"attention.clamp_kqv": 8.0},
+    "arctic": EXPERTS,
+    "grok": EXPERTS,
     "nemotron_h": SCAN
     | {
         "attention.head_count_kv": np.array([0, 2, 0, 0], np.int32),
@@ -195,6 +241,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "lfm2": MIXED_HEADS | {"shortconv.l_cache": 3},
     "lfm2moe": EXPERTS | MIXED_HEADS | {"shortconv.l_cache": 3},
     "falcon-h1": SCAN,
+    "plamo2": SCAN | MIXED_HEADS | {"ssm.group_count": 0},
+    "plamo3": WINDOW | {"block_count": 9},
     "jamba": SCAN | MIXED_HEADS,
     "mamba": SCAN | {"attention.head_count": 0, "attention.head_count_kv": 0},
     "mamba2": SCAN | {"attention.head_count": 0, "attention.head_count_kv": 0},

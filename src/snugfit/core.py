@@ -52,6 +52,7 @@ class LayerCache:
     window: int = 0  # latest tokens that it keeps; 0 keeps the whole context
     tokens_per_cell: int = 1  # more where tokens are compressed into one
     is_per_slot: bool = False  # slots never share it, not even a unified one
+    is_index: bool = False  # of what another cache of the layer has
 
 
 @dataclass(frozen=True)

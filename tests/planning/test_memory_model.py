@@ -30,9 +30,9 @@ QWEN_MOE = spec_from_header("Qwen3-30B-A3B")
 def test_cpu_compute_is_what_llama_cpp_allocates(row):
     use = predict(spec_from_header(row["model"]), configuration_of(row), RAM_ONLY)
     measured = float(row["cpu_compute_MiB"]) * MIB
-    assert use.compute_bytes == pytest.approx(measured, rel=use.compute_band)
+    assert use.compute_bytes == pytest.approx(measured, rel=0.05)
     assert use.compute_basis == "estimated"
-    assert use.compute_band == 0.05
+    assert use.compute_band >= 0.05
 
 
 # Read off llama.cpp for headers of these shapes: hidden, heads, key heads, head size,

@@ -77,7 +77,16 @@ def indexed_latent(shape: Shape, layer: int) -> tuple[LayerCache, ...]:
     if types and not types[layer]:
         return latent(shape, layer)
     index = shape.length("attention.indexer.key_length", lowest=1)
-    return (*latent(shape, layer), LayerCache(layer, index, 0))
+    return (*latent(shape, layer), LayerCache(layer, index, 0, is_index=True))
+
+
+def indexed_query(shape: Shape, layer: int) -> tuple[LayerCache, ...]:
+    """MiniMax M3: plain keys and values, and after the first dense layers an index of both."""
+    caches = grouped_query(shape, layer)
+    if layer < shape.metadata.whole("leading_dense_block_count", 0, MOST_LAYERS, default=0):
+        return caches
+    index = shape.length("attention.indexer.key_length", lowest=1)
+    return (*caches, LayerCache(layer, index, shape.value_length, is_index=True))
 
 
 def compressed(shape: Shape, layer: int) -> tuple[LayerCache, ...]:
@@ -89,7 +98,9 @@ def compressed(shape: Shape, layer: int) -> tuple[LayerCache, ...]:
         caches.append(LayerCache(layer, key, 0, tokens_per_cell=ratio, is_per_slot=True))
     if ratio == INDEXED_RATIO:
         index = shape.length("attention.indexer.key_length", lowest=1)
-        caches.append(LayerCache(layer, index, 0, tokens_per_cell=ratio, is_per_slot=True))
+        caches.append(
+            LayerCache(layer, index, 0, tokens_per_cell=ratio, is_per_slot=True, is_index=True)
+        )
     return tuple(caches)
 
 

@@ -19,7 +19,7 @@ KV_TYPES = ("F32", "F16", "BF16", "Q8_0", "Q5_1", "Q5_0", "Q4_1", "Q4_0", "IQ4_N
 CELLS_MULTIPLE = 256  # llama.cpp rounds every number of cells up to it
 # What caches of the same size have in common.
 KIND = operator.attrgetter(
-    "key_width", "value_width", "heads", "window", "tokens_per_cell", "is_per_slot"
+    "key_width", "value_width", "heads", "window", "tokens_per_cell", "is_per_slot", "is_index"
 )
 STATE_BYTES = 4  # a number of a state, whatever type the cache has
 
@@ -70,7 +70,8 @@ def cache_bytes(caches: Sequence[LayerCache], configuration: Configuration) -> d
     """
     check_configuration(configuration)
     # Without flash attention values are stored transposed, as wide as the widest layer's.
-    widest = 0 if configuration.flash_attention else max((c.value_width for c in caches), default=0)
+    values = (0,) if configuration.flash_attention else (c.value_width for c in caches)
+    widest = max(values, default=0)
     sizes: dict[int, int] = {}
     known: dict[tuple[int, ...], int] = {}  # most models have one or two kinds of layer
     for cache in caches:
@@ -122,7 +123,8 @@ def _bytes_of(cache: LayerCache, configuration: Configuration, widest_value: int
     cell = _row_bytes(cache.key_width, cache.heads, key_type)
     if cache.value_width or not cache.key_width:  # neither: a layer without heads
         _row_bytes(cache.value_width, cache.heads, type_of_values)
-        cell += type_of_values.row_bytes(max(cache.value_width, widest_value))
+        padded = 0 if cache.is_index else widest_value
+        cell += type_of_values.row_bytes(max(cache.value_width, padded))
     is_shared = configuration.kv_unified and not cache.is_per_slot
     return cell * cells_of(cache, configuration) * (1 if is_shared else configuration.slots)
 

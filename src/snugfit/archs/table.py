@@ -20,6 +20,7 @@ from snugfit.archs.attention import (
     grouped_or_empty,
     grouped_query,
     indexed_latent,
+    indexed_query,
     latent,
     lightning,
     mamba,
@@ -109,11 +110,20 @@ _TABLE = (
         state=delta_attention,
         has_experts=True,
     ),
+    Architecture(
+        "kimi-k3",
+        latent,
+        recurrent=without_key_heads,
+        state=delta_attention,
+        can_roll_back=True,
+        has_experts=True,
+    ),
     Architecture("command-r"),
     Architecture("cohere2", windows=Windows(4)),  # Command A, R7B
     Architecture("cohere2moe", windows=Windows(4, full_first=True), has_experts=True),
     Architecture("granite"),
     Architecture("granitemoe", has_experts=True),
+    Architecture("granite_swa", windows=Windows()),
     Architecture("granitehybrid", recurrent=without_key_heads, state=mamba2),
     Architecture("olmo"),
     Architecture("olmo2", windows=Windows(4)),  # and OLMo 3
@@ -133,7 +143,10 @@ _TABLE = (
         "minimax-01", recurrent=between_full_attention(8), state=lightning, has_experts=True
     ),
     Architecture("minimax-m2", has_experts=True),
+    Architecture("minimax-m3", indexed_query, has_experts=True),
     Architecture("hunyuan-dense"),
+    Architecture("hunyuan_vl"),
+    Architecture("hy_v3", has_experts=True),
     Architecture("hunyuan-moe", has_experts=True),
     Architecture("ernie4_5"),
     Architecture("ernie4_5-moe", has_experts=True),
@@ -147,11 +160,42 @@ _TABLE = (
     Architecture("dots1", has_experts=True),
     Architecture("bailingmoe", has_experts=True),
     Architecture("bailingmoe2", has_experts=True),  # Ling, Ring
+    Architecture(
+        "bailingmoe3",
+        latent,
+        recurrent=without_key_heads,
+        state=delta_attention,
+        can_roll_back=True,
+        has_experts=True,
+    ),
     Architecture("grovemoe", has_experts=True),
     Architecture("apertus"),
     Architecture("arcee"),
     Architecture("minicpm"),
+    Architecture("minicpm3"),
     Architecture("chatglm"),
+    Architecture("laguna", windows=Windows(4, full_first=True), has_experts=True),
+    Architecture("mellum", windows=Windows(4), has_experts=True),
+    Architecture("muse-glimmer", windows=Windows(4)),
+    Architecture("paddleocr"),
+    Architecture("maincoder"),
+    Architecture("pangu-embedded"),
+    Architecture("qwen"),
+    Architecture("gpt2"),
+    Architecture("gptneox"),
+    Architecture("bloom"),
+    Architecture("mpt"),
+    Architecture("starcoder"),
+    Architecture("refact"),
+    Architecture("codeshell"),
+    Architecture("orion"),
+    Architecture("baichuan"),
+    Architecture("xverse"),
+    Architecture("bitnet"),
+    Architecture("jais2"),
+    Architecture("dbrx", has_experts=True),
+    Architecture("arctic", has_experts=True),
+    Architecture("grok", has_experts=True),
     Architecture("nemotron_h", recurrent=without_key_heads, state=mamba2, can_roll_back=True),
     Architecture(
         "nemotron_h_moe",
@@ -175,6 +219,8 @@ _TABLE = (
         has_experts=True,
     ),
     Architecture("falcon-h1", recurrent=every_layer, state=mamba2, is_both=True),
+    Architecture("plamo2", recurrent=without_key_heads, state=mamba2),
+    Architecture("plamo3", windows=Windows(8)),
     Architecture("jamba", recurrent=without_key_heads, state=mamba),
     Architecture("mamba", None, recurrent=every_layer, state=mamba),
     Architecture("mamba2", None, recurrent=every_layer, state=mamba2),
@@ -281,7 +327,8 @@ def _check_widths(
     for cache in caches:
         for letter, width in (("k", cache.key_width), ("v", cache.value_width)):
             tensor = f"blk.{cache.layer}.attn_{letter}.weight"
-            if cache.value_width and stored.get(tensor, width) != width:
+            plain = cache.value_width and not cache.is_index
+            if plain and stored.get(tensor, width) != width:
                 raise reader.fault(
                     "attention.head_count_kv",
                     f"makes {width} columns of cache, but {tensor} computes {stored[tensor]}",

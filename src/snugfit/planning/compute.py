@@ -116,7 +116,7 @@ def graph_of(spec: ModelSpec) -> Graph:
         latent=query + 2 * spec.heads * key if is_latent else 0,
         scan=scan,
         is_compressed=is_compressed,
-        is_indexed=len({(c.window, c.tokens_per_cell) for c in kinds}) < len(kinds),
+        is_indexed=any(cache.is_index for cache in kinds),
         is_parallel=not rows.keys() & {"ffn_norm.weight", "post_attention_norm.weight"},
         caches=kinds,
         state_numbers=max((state.numbers for state in spec.states), default=0),
@@ -134,14 +134,13 @@ def _is_gated(rows: Mapping[str, int], columns: Mapping[str, int]) -> bool:
 def input_bytes(graph: Graph, configuration: Configuration) -> int:
     """Return what a graph is given: for each kind of cache, which cells each token may see."""
     mask = HALF_BYTES if configuration.flash_attention else FLOAT_BYTES
-    kinds: dict[tuple[int, int], int] = {}
-    for cache in graph.caches:
-        kind = cache.window, cache.tokens_per_cell
-        # Compressed attention has a mask of its own for what the indexer chose.
-        again = HALF_BYTES if graph.is_compressed else 0
-        bytes_of_cell = again if kind in kinds else mask
-        kinds[kind] = kinds.get(kind, 0) + cells_of(cache, configuration) * bytes_of_cell
-    return tokens_of_pass(configuration) * (sum(kinds.values()) + TOKEN_INPUT_BYTES)
+    # Compressed attention has a mask of its own for what the indexer chose.
+    chosen = HALF_BYTES if graph.is_compressed else 0
+    masks = sum(
+        cells_of(cache, configuration) * (chosen if cache.is_index else mask)
+        for cache in graph.caches
+    )
+    return tokens_of_pass(configuration) * (masks + TOKEN_INPUT_BYTES)
 
 
 def busiest_bytes(graph: Graph, configuration: Configuration) -> int:
@@ -198,17 +197,8 @@ def _copied_keys(graph: Graph, configuration: Configuration) -> int:
 
 
 def _kinds(caches: Sequence[LayerCache]) -> tuple[LayerCache, ...]:
-    """Return one cache of each kind that a layer has, an indexer's after the one it is for."""
-    kinds: dict[tuple[int, int, bool], LayerCache] = {}
-    before: LayerCache | None = None
-    for cache in caches:
-        is_index = (
-            before is not None
-            and before.layer == cache.layer
-            and (before.window, before.tokens_per_cell) == (cache.window, cache.tokens_per_cell)
-        )
-        kinds.setdefault((cache.window, cache.tokens_per_cell, is_index), cache)
-        before = cache
+    """Return one cache of each kind, whatever its widths."""
+    kinds = {(cache.window, cache.tokens_per_cell, cache.is_index): cache for cache in caches}
     return tuple(kinds.values())
 
 
