@@ -54,8 +54,8 @@ class Architecture:
 _TABLE = (
     Architecture("llama"),  # and Mistral, Mixtral, SmolLM, Yi
     Architecture("mistral3"),  # Ministral 3
-    Architecture("mistral4", latent, has_experts=True),  # Mistral Large 3
-    Architecture("llama4", windows=Windows(4, size=8192, is_fixed=True), has_experts=True),
+    Architecture("mistral4", latent),  # Mistral Large 3
+    Architecture("llama4", windows=Windows(4, size=8192, is_fixed=True)),
     Architecture("deci", grouped_or_empty),  # Llama-Nemotron
     Architecture("qwen2"),
     Architecture("qwen2moe", has_experts=True),
@@ -268,7 +268,7 @@ def spec_of(
         experts=reader.whole(
             "expert_count", 1 if row and row.has_experts else 0, MOST_EXPERTS, default=0
         ),
-        experts_used=reader.whole("expert_used_count", 0, MOST_EXPERTS, default=0),
+        experts_used=max(reader.each_layer("expert_used_count", layers, 0, MOST_EXPERTS, 0)),
         caches=caches,
         tensors=tuple(tensors),
         file_bytes=file_bytes,

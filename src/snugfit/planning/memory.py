@@ -36,6 +36,7 @@ from snugfit.planning.compute import (
     FLOAT_BYTES,
     HALF_BYTES,
     Graph,
+    band_of,
     busiest_bytes,
     embedded_bytes,
     graph_of,
@@ -191,7 +192,7 @@ def use_of(
     uses_gpus = any(number != IN_RAM for number in place)
     overhead = [GPU_OVERHEAD_BYTES if uses_gpus else 0] * len(gpus)
     overhead.append(_host_overhead(footprint.graph, configuration))
-    band = GPU_BAND if uses_gpus else footprint.graph.band
+    band = GPU_BAND if uses_gpus else band_of(footprint.graph, configuration)
     return MemoryUse(
         configuration=configuration,
         devices=tuple(
