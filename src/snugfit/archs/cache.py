@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Sequence
+from typing import TypeAlias
 
 from snugfit.core import Configuration, LayerCache, LayerState
 from snugfit.errors import UnsupportedError, UsageError
@@ -21,6 +22,7 @@ CELLS_MULTIPLE = 256  # llama.cpp rounds every number of cells up to it
 KIND = operator.attrgetter(
     "key_width", "value_width", "heads", "window", "tokens_per_cell", "is_per_slot", "is_index"
 )
+CacheGroups: TypeAlias = tuple[tuple[LayerCache, tuple[int, ...]], ...]
 STATE_BYTES = 4  # a number of a state, whatever type the cache has
 
 
@@ -63,23 +65,38 @@ def cells_of(cache: LayerCache, configuration: Configuration) -> int:
 
 
 def cache_bytes(caches: Sequence[LayerCache], configuration: Configuration) -> dict[int, int]:
-    """Return layer -> bytes of its caches.
+    """Return layer -> bytes of its caches. Raises as `group_bytes` does."""
+    sizes: dict[int, int] = {}
+    for layers, size in group_bytes(grouped(caches), configuration):
+        for layer in layers:
+            sizes[layer] = sizes.get(layer, 0) + size
+    return sizes
+
+
+def grouped(caches: Sequence[LayerCache]) -> CacheGroups:
+    """Return one cache of each kind, and the layers that have it: most models have a few kinds."""
+    layers: dict[tuple[int, ...], list[int]] = {}
+    kinds: dict[tuple[int, ...], LayerCache] = {}
+    for cache in caches:
+        kind = KIND(cache)
+        kinds.setdefault(kind, cache)
+        layers.setdefault(kind, []).append(cache.layer)
+    return tuple((kinds[kind], tuple(layers[kind])) for kind in kinds)
+
+
+def group_bytes(
+    groups: CacheGroups, configuration: Configuration
+) -> list[tuple[tuple[int, ...], int]]:
+    """Return (layers, bytes that each of them takes) of every group.
 
     Raises UsageError for a cache type that llama.cpp has no cache of or without flash attention
     where it needs it, UnsupportedError where its blocks do not fill a head.
     """
     check_configuration(configuration)
     # Without flash attention values are stored transposed, as wide as the widest layer's.
-    values = (0,) if configuration.flash_attention else (c.value_width for c in caches)
+    values = (0,) if configuration.flash_attention else (c.value_width for c, _ in groups)
     widest = max(values, default=0)
-    sizes: dict[int, int] = {}
-    known: dict[tuple[int, ...], int] = {}  # most models have one or two kinds of layer
-    for cache in caches:
-        kind = KIND(cache)
-        if kind not in known:
-            known[kind] = _bytes_of(cache, configuration, widest)
-        sizes[cache.layer] = sizes.get(cache.layer, 0) + known[kind]
-    return sizes
+    return [(layers, _bytes_of(cache, configuration, widest)) for cache, layers in groups]
 
 
 def state_bytes(states: Sequence[LayerState], configuration: Configuration) -> dict[int, int]:

@@ -17,13 +17,19 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snugfit.archs.cache import cache_bytes, cells_of, state_bytes, tokens_of_pass
+from snugfit.archs.cache import (
+    CacheGroups,
+    cells_of,
+    group_bytes,
+    grouped,
+    state_bytes,
+    tokens_of_pass,
+)
 from snugfit.core import (
     Basis,
     Configuration,
     Device,
     DeviceUse,
-    LayerCache,
     LayerState,
     Machine,
     MemoryUse,
@@ -86,7 +92,7 @@ class Footprint:
 
     weights: Weights
     graph: Graph
-    caches: tuple[LayerCache, ...]
+    caches: CacheGroups
     states: tuple[LayerState, ...]
     cache_basis: Basis
 
@@ -109,7 +115,7 @@ def footprint_of(spec: ModelSpec) -> Footprint:
     return Footprint(
         weights=weights_of(sizes, spec.layers, file_bytes=spec.file_bytes),
         graph=graph_of(spec),
-        caches=spec.caches,
+        caches=grouped(spec.caches),
         states=spec.states,
         cache_basis=spec.cache_basis,
     )
@@ -182,8 +188,9 @@ def use_of(
     weight_bytes[place[-1]] += weights.output - shared
 
     kv_bytes = [0] * len(devices)
-    for layer, size in cache_bytes(footprint.caches, configuration).items():
-        kv_bytes[place[layer]] += size
+    for layers, size in group_bytes(footprint.caches, configuration):
+        for layer in layers:
+            kv_bytes[place[layer]] += size
     states = [0] * len(devices)
     for layer, size in state_bytes(footprint.states, configuration).items():
         states[place[layer]] += size
@@ -255,18 +262,15 @@ def _compute_bytes(
     return compute
 
 
-def _unpacked_cache(caches: Sequence[LayerCache], configuration: Configuration) -> int:
+def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
     """Return what a GPU unpacks of a quantized cache at a time: one layer, in half floats."""
     if not TYPES[configuration.kv_type].is_quantized:
         return 0
-    kinds = {(c.key_width + c.value_width, c.window, c.tokens_per_cell): c for c in caches}
-    return max(
-        (
-            width * cells_of(cache, configuration) * HALF_BYTES
-            for (width, *_), cache in kinds.items()
-        ),
-        default=0,
+    widths = (
+        (cache.key_width + cache.value_width) * cells_of(cache, configuration)
+        for cache, _ in caches
     )
+    return max(widths, default=0) * HALF_BYTES
 
 
 def _host_overhead(graph: Graph, configuration: Configuration) -> int:
