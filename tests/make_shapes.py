@@ -57,6 +57,8 @@ def discover(name: str) -> Shapes:
     if "nextn_predict_layers" in SHAPES[name]:
         # Without it the engine takes a model that drafts for its drafting layers alone.
         found["blk.0.attn_norm.weight"] = (hidden,)
+        last = SHAPES[name]["block_count"] - 1
+        found[f"blk.{last}.nextn.eh_proj.weight"] = (hidden, 2 * hidden)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shape.gguf"
         for _ in range(MOST_LOADS):

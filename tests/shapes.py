@@ -290,6 +290,12 @@ SHAPES: dict[str, dict[str, Any]] = {
         "attention.key_length": 192,
         "attention.value_length": 192,
     },
+    "deepseek4:drafting": DEEPSEEK4
+    | {
+        "block_count": 5,
+        "nextn_predict_layers": 1,
+        "attention.compress_ratios": np.array([0, 4, 128, 4, 0], np.int32),
+    },
     "glm-dsa:shared-index": EXPERTS
     | LATENT
     | INDEXER

@@ -1,5 +1,7 @@
 """Caches and states against what the embedded llama.cpp would allocate, asked live, to the byte."""
 
+import sys
+
 import pytest
 from shapes import SHAPES, architecture_of, metadata_of, spec_of_shape, tensors_of
 
@@ -16,6 +18,8 @@ CONFIGURATIONS = (
     Configuration(2048, "F32", swa_full=True, flash_attention=False),
     Configuration(1024, "BF16", slots=2, rollback=2),
 )
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="see refuse_other_releases")
 
 
 def test_every_architecture_has_a_shape_and_the_project_made_up_ten():

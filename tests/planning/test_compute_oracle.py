@@ -1,5 +1,7 @@
 """Compute buffers against what the embedded llama.cpp would allocate on the CPU, asked live."""
 
+import sys
+
 import pytest
 from shapes import PUBLISHED, metadata_of, spec_of_shape, tensors_of
 
@@ -17,6 +19,8 @@ CONFIGURATIONS = (
     Configuration(32768, flash_attention=False),
     Configuration(32768, slots=4, kv_unified=True),
 )
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="see refuse_other_releases")
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -1,6 +1,7 @@
 """Asking the embedded llama.cpp what it would allocate, and what happens when it cannot say."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -18,6 +19,8 @@ from snugfit.runtimes.llama_cpp_probe import (
     probe_header,
     write_sparse,
 )
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="see refuse_other_releases")
 
 
 @pytest.fixture
@@ -87,6 +90,11 @@ def test_an_abort_of_the_engine_ends_only_its_process():
 def test_another_release_is_not_asked(monkeypatch, header):
     monkeypatch.setattr(llama_cpp_probe, "KNOWN_RELEASE", "2026.1.1")
     assert "2026.1.1" in failure(header, Configuration(256))
+
+
+def test_another_system_is_not_asked(monkeypatch, header):
+    monkeypatch.setattr(llama_cpp_probe.sys, "platform", "darwin")
+    assert "on Linux only" in failure(header, Configuration(256))
 
 
 def test_an_engine_that_hangs_is_given_up(header):

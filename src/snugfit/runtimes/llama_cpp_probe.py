@@ -145,7 +145,12 @@ def _ask(
 
 
 def refuse_other_releases() -> None:
-    """Raise ProbeError unless the release is the one whose structures are known."""
+    """Raise ProbeError unless the release is the one whose structures are known, as Linux has them.
+
+    Elsewhere the standard library of C++ lays out its maps in another way.
+    """
+    if sys.platform != "linux":
+        raise ProbeError("llama.cpp can be asked on Linux only. Go without --measure.")
     try:
         found = importlib.metadata.version("xllamacpp")
     except importlib.metadata.PackageNotFoundError:
