@@ -12,9 +12,9 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from snugfit.cli.main import COMMANDS, app_of, overview
-from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
 from snugfit.core import Device, Machine
 from snugfit.hardware import profiles
+from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
 from snugfit.units import GIB

@@ -45,12 +45,25 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class LayerCache:
-    """What one decoder layer keeps for every token of the context: widths in elements."""
+    """One cache of a decoder layer: a row of keys and one of values a cell, widths in elements."""
 
     layer: int
     key_width: int
-    value_width: int
+    value_width: int  # 0 where values are read out of the keys
     heads: int = 1  # that keys and values are split into; a quantized cache's blocks fill each
+    window: int = 0  # latest tokens that it keeps; 0 keeps the whole context
+    tokens_per_cell: int = 1  # more where tokens are compressed into one
+    is_per_slot: bool = False  # slots never share it, not even a unified one
+    is_index: bool = False  # of what another cache of the layer has
+
+
+@dataclass(frozen=True)
+class LayerState:
+    """What one decoder layer keeps for every sequence, however long: float32 numbers."""
+
+    layer: int
+    numbers: int
+    can_roll_back: bool = False  # keeps the states before the latest tokens too
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,7 @@ class ModelSpec:
     file_bytes: int  # header, metadata and padding counted
     cache_basis: Basis = "exact"
     header_bytes: int = 0  # before the tensor data of a file cut from this model
+    states: tuple[LayerState, ...] = ()
 
     @property
     def parameters(self) -> int:
@@ -149,6 +163,9 @@ class Configuration:
     gpu_layers: int = 0  # llama.cpp's way: the output, then layers from the last; layers + 1: all
     cpu_expert_layers: int = 0  # the first N layers keep their experts in RAM
     kv_unified: bool = False  # one cache for all slots; else ctx is split into one a slot
+    value_type: str = ""  # of cached values; empty: as the keys, which kv_type says
+    swa_full: bool = False  # sliding windows keep the whole context
+    rollback: int = 0  # tokens that recurrent states can take back: what a draft runs ahead
 
 
 @dataclass(frozen=True)
@@ -162,10 +179,12 @@ class DeviceUse:
     compute_bytes: int
     overhead_bytes: int
     free_bytes: int
+    recurrent_state_bytes: int = 0
 
     @property
     def total_bytes(self) -> int:
-        return self.weights_bytes + self.kv_cache_bytes + self.compute_bytes + self.overhead_bytes
+        context = self.kv_cache_bytes + self.recurrent_state_bytes
+        return self.weights_bytes + context + self.compute_bytes + self.overhead_bytes
 
     @property
     def fits(self) -> bool:
@@ -179,7 +198,6 @@ class MemoryUse:
     configuration: Configuration
     devices: tuple[DeviceUse, ...]
     file_bytes: int
-    recurrent_state_bytes: int = 0
     kv_basis: Basis = "exact"
     compute_basis: Basis = "estimated"
     compute_band: float = 0.0  # 0.2 says: within 20 % either way
@@ -191,6 +209,10 @@ class MemoryUse:
     @property
     def kv_cache_bytes(self) -> int:
         return sum(device.kv_cache_bytes for device in self.devices)
+
+    @property
+    def recurrent_state_bytes(self) -> int:
+        return sum(device.recurrent_state_bytes for device in self.devices)
 
     @property
     def compute_bytes(self) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from snugfit.core import Configuration, Machine, MemoryUse, ModelSpec, Plan
 from snugfit.errors import UsageError
 from snugfit.hardware.detect import detect, machine_of
-from snugfit.models import open_model
+from snugfit.models import Model, open_model
 from snugfit.planning import memory as memory_model
 from snugfit.planning import search
 from snugfit.units import parse_size
@@ -32,22 +33,54 @@ def memory(
     gpu_layers: int | None = None,
     cpu_expert_layers: int = 0,
     machine: Machine | str | None = None,
+    value_type: str = "",
+    kv_unified: bool = False,
+    swa_full: bool = False,
+    rollback: int = 0,
+    measure: bool = False,
 ) -> MemoryUse:
     """Return the bytes of one configuration on each device of `machine` (default: this one).
 
     A machine is given as such, or as `--machine` names it: `RTX 4090`, `box.json`. All layers are
-    on GPUs, if there are any, unless `gpu_layers` says otherwise. Raises FormatError,
-    UnsupportedError, UsageError.
+    on GPUs, if there are any, unless `gpu_layers` says otherwise. `value_type` is the cached
+    values' type where it is not the keys'; `rollback` the tokens that a draft runs ahead. `measure`
+    asks the embedded engine for the compute buffer, see `with_measured_compute`. Raises
+    FormatError, UnsupportedError, UsageError, and RuntimeFailure where it cannot measure.
     """
     if ctx <= 0:
         raise UsageError(f"a context of {ctx} tokens; give at least 1.")
-    spec, here = open_model(model).spec(), _machine(machine)
+    opened, here = open_model(model), _machine(machine)
+    spec = opened.spec()
     if gpu_layers is None:
         gpu_layers = memory_model.every_layer(spec, here)
     configuration = Configuration(
-        ctx, kv_type.upper(), slots, ubatch, flash_attention, gpu_layers, cpu_expert_layers
+        *(ctx, kv_type.upper(), slots, ubatch, flash_attention, gpu_layers, cpu_expert_layers),
+        kv_unified=kv_unified,
+        value_type=value_type.upper(),
+        swa_full=swa_full,
+        rollback=rollback,
     )
-    return memory_model.predict(spec, configuration, here)
+    use = memory_model.predict(spec, configuration, here)
+    return with_measured_compute(use, opened) if measure else use
+
+
+def with_measured_compute(use: MemoryUse, model: Model) -> MemoryUse:
+    """Return `use` with the compute buffer that the embedded llama.cpp would allocate.
+
+    Only the header is read. Raises UsageError for layers on GPUs: the engine here need not have
+    those that were planned for; RuntimeFailure where the engine cannot be asked.
+    """
+    from snugfit.runtimes.llama_cpp_probe import probe_header
+
+    if use.configuration.gpu_layers:
+        raise UsageError("only a configuration without GPU layers is measured. Use --gpu-layers 0.")
+    measured = probe_header(
+        model.name, model.metadata, tuple(model.tensors.values()), use.configuration
+    )
+    ram = replace(use.devices[-1], compute_bytes=measured.compute_bytes)
+    return replace(
+        use, devices=(*use.devices[:-1], ram), compute_basis="measured", compute_band=0.0
+    )
 
 
 def plan(

@@ -1,68 +1,32 @@
 """Cache bytes against what llama.cpp allocated for the same headers."""
 
-import csv
-from dataclasses import replace
-from pathlib import Path
-
 import pytest
+from headers import MODELS, ROWS, configuration_of, name_of, spec_from_header
 
-from snugfit.archs.cache import AttentionShape, cache_bytes, grouped_query, total_cells
-from snugfit.archs.table import spec_of
-from snugfit.core import Configuration, LayerCache, ModelSpec
+from snugfit.archs.cache import cache_bytes, cells_of, state_bytes, total_cells
+from snugfit.core import Configuration, LayerCache, LayerState
 from snugfit.errors import UnsupportedError, UsageError
-from snugfit.formats.gguf import read_gguf
 from snugfit.units import MIB
 
-DATA = Path(__file__).parents[1] / "data"
-MODELS = ("Llama-3.3-70B", "Qwen3-30B-A3B")
-ROWS = [
-    row
-    for row in csv.DictReader((DATA / "llama_cpp_cache_sizes.csv").read_text().splitlines())
-    if row["model"] in MODELS
-]
-
-
-@pytest.fixture(scope="module")
-def specs() -> dict[str, ModelSpec]:
-    found = {}
-    for name in MODELS:
-        file = read_gguf(DATA / f"headers/{name}.gguf")
-        found[name] = spec_of(
-            name,
-            file.metadata,
-            tuple(file.tensors.values()),
-            file_bytes=file.file_bytes,
-            header_bytes=file.header_bytes,
-        )
-    return found
+ROUNDING_BYTES = 0.005 * MIB
 
 
 def test_every_row_is_checked():
-    assert len(ROWS) == 24
+    assert len(ROWS) == 120
+    assert len(MODELS) == 10
     assert {row["flash_attn"] for row in ROWS} == {"on", "off"}
 
 
-@pytest.mark.parametrize(
-    "row",
-    ROWS,
-    ids=lambda row: "-".join(
-        row[key] for key in ("model", "n_ctx", "kv_type", "n_seq", "n_ubatch")
-    ),
-)
-def test_cache_equals_llama_cpp(specs, row):
-    configuration = Configuration(
-        ctx=int(row["n_ctx"]),
-        kv_type=row["kv_type"].upper(),
-        slots=int(row["n_seq"]),
-        ubatch=int(row["n_ubatch"]),
-        flash_attention=row["flash_attn"] == "on",
-    )
-    for kv_unified in (False, True):
-        sizes = cache_bytes(
-            specs[row["model"]].caches, replace(configuration, kv_unified=kv_unified)
-        )
-        assert sum(sizes.values()) == float(row["kv_MiB"]) * MIB
-        assert len(sizes) == specs[row["model"]].layers
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_cache_and_state_equal_llama_cpp(row):
+    spec, configuration = spec_from_header(row["model"]), configuration_of(row)
+    assert spec.cache_basis == "exact"
+    size = sum(cache_bytes(spec.caches, configuration).values())
+    roundings = row["kv_detail"].count("MiB") + 1  # the file sums parts of two decimals each
+    assert size == pytest.approx(float(row["kv_MiB"]) * MIB, abs=roundings * ROUNDING_BYTES)
+    if spec.architecture != "deepseek4":  # its compressors were not counted
+        size = sum(state_bytes(spec.states, configuration).values())
+        assert size == pytest.approx(float(row["rs_MiB"]) * MIB, abs=ROUNDING_BYTES)
 
 
 # Cells that llama.cpp reported for these contexts and slots.
@@ -107,11 +71,36 @@ def test_values_are_padded_to_the_widest_layer_without_flash_attention():
     assert without == {0: 256 * 2 * 768, 3: 256 * 2 * 768}
 
 
-def test_layers_without_key_heads_keep_nothing():
-    assert grouped_query(AttentionShape((2, 0, 4), 64, 32)) == (
-        LayerCache(0, 128, 64, 2),
-        LayerCache(2, 256, 128, 4),
-    )
+def test_values_of_another_type():
+    configuration = Configuration(256, "Q8_0", value_type="Q4_0")
+    assert cache_bytes([LayerCache(0, 256, 512)], configuration) == {0: 256 * (272 + 288)}
+
+
+@pytest.mark.parametrize(
+    ("configuration", "cells"),
+    [
+        (Configuration(4096, ubatch=512), 1024),  # 300 and 512
+        (Configuration(4096, ubatch=100), 512),
+        (Configuration(300, ubatch=512), 512),  # the whole context is less
+        (Configuration(4096, slots=4), 1024),  # of each slot
+        (Configuration(4096, slots=4, kv_unified=True), 1792),  # 4 x 300 and 512
+        (Configuration(4096, swa_full=True), 4096),
+    ],
+)
+def test_cells_of_a_window(configuration, cells):
+    assert cells_of(LayerCache(0, 64, 64, window=300), configuration) == cells
+
+
+def test_slots_of_a_cache_of_their_own_share_nothing():
+    unified = Configuration(1024, slots=2, kv_unified=True)
+    cache = LayerCache(0, 64, 0, tokens_per_cell=4, is_per_slot=True)
+    assert cache_bytes([cache], unified) == {0: 2 * 256 * 64 * 2}
+
+
+def test_states_grow_with_slots_and_with_what_they_can_take_back():
+    states = [LayerState(0, 1000, can_roll_back=True), LayerState(2, 10)]
+    assert state_bytes(states, Configuration(256, slots=3)) == {0: 12000, 2: 120}
+    assert state_bytes(states, Configuration(9999, rollback=2)) == {0: 12000, 2: 40}
 
 
 @pytest.mark.parametrize(
@@ -122,6 +111,9 @@ def test_layers_without_key_heads_keep_nothing():
         (Configuration(256, "Q8_0"), UnsupportedError, "heads of 80"),
         (Configuration(0), UsageError, "context is 0"),
         (Configuration(256, slots=0), UsageError, "slots is 0"),
+        (Configuration(256, rollback=-1), UsageError, "rollback is -1"),
+        (Configuration(256, value_type="Q5_K"), UsageError, "Known: f32, f16"),
+        (Configuration(256, value_type="Q8_0"), UnsupportedError, "heads of 80"),
     ],
 )
 def test_what_llama_cpp_refuses_is_refused(configuration, error, text):

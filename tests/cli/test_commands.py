@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import subprocess
 import sys
@@ -11,13 +10,11 @@ from typing import Any
 
 import pytest
 from folders import TEXT, write_folder
+from headers import MODELS, ROWS, unpacked_header
 from tiny import tiny_model
 
 from snugfit.cli.main import COMMANDS, app_of, main
 from snugfit.core import Configuration
-
-DATA = Path(__file__).parent.parent / "data"
-HEADERS = DATA / "headers"
 
 
 @pytest.fixture(scope="module")
@@ -160,25 +157,40 @@ def test_inspect_counts_what_the_files_hold(
     assert document["experts"] == 8
 
 
-def csv_rows() -> list[dict[str, str]]:
-    with (DATA / "llama_cpp_cache_sizes.csv").open() as file:
-        return [row for row in csv.DictReader(file) if (HEADERS / f"{row['model']}.gguf").exists()]
+@pytest.mark.parametrize("model", MODELS)
+def test_memory_equals_llama_cpp(capsys: pytest.CaptureFixture[str], model: str) -> None:
+    with unpacked_header(model) as path:
+        for row in [row for row in ROWS if row["model"] == model][::5]:
+            document = run_json(
+                capsys,
+                *("memory", path, "--ctx", row["n_ctx"], "--kv", row["kv_type"]),
+                *("--slots", row["n_seq"], "--kv-unified", "--ubatch", row["n_ubatch"]),
+                *("--flash-attention", row["flash_attn"], "--vram", "80GiB", "--ram", "80GiB"),
+            )
+            assert document["kv_cache_bytes"] / 2**20 == pytest.approx(
+                float(row["kv_MiB"]), abs=0.02
+            )
+            if not model.startswith("DeepSeek"):  # whose compressors were not counted
+                state = document["recurrent_state_bytes"] / 2**20
+                assert state == pytest.approx(float(row["rs_MiB"]), abs=0.005)
 
 
-def test_memory_equals_llama_cpp_for_every_recorded_row(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    rows = csv_rows()
-    assert {row["model"] for row in rows} == {"Llama-3.3-70B", "Qwen3-30B-A3B"}
-    for row in rows:
-        document = run_json(
-            capsys,
-            *("memory", HEADERS / f"{row['model']}.gguf"),
-            *("--ctx", row["n_ctx"], "--kv", row["kv_type"], "--slots", row["n_seq"]),
-            *("--ubatch", row["n_ubatch"], "--flash-attention", row["flash_attn"]),
-            *("--vram", "80GiB", "--ram", "80GiB"),
-        )
-        assert document["kv_cache_bytes"] == float(row["kv_MiB"]) * 2**20, row
+def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
+    options = ("memory", "demo-moe", "--ctx", 1024, "--gpu-layers", 0)
+    estimated = run_json(capsys, *options)
+    measured = run_json(capsys, *options, "--measure")
+    assert measured["basis"]["compute_bytes"] == {"basis": "measured", "band": 0.0}
+    assert measured["compute_bytes"] == pytest.approx(estimated["compute_bytes"], rel=0.05)
+    assert "within" in fails_nothing(capsys, *options)
+    assert "compute measured," in fails_nothing(capsys, *options, "--measure")
+    on_gpu = (*options[:-1], 3, "--vram", "8GiB", "--measure")
+    refused = fails(capsys, *on_gpu, status=2)
+    assert "--gpu-layers 0" in refused
+
+
+def fails_nothing(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    assert main([*map(str, arguments)]) == 0
+    return capsys.readouterr().out
 
 
 def test_the_parts_one_after_another(

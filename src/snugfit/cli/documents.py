@@ -17,7 +17,12 @@ def of_model(spec: ModelSpec) -> dict[str, Any]:
     types: Counter[str] = Counter()
     for tensor in spec.tensors:
         types[tensor.type_name] += tensor.size_bytes
-    per_token = sum(2 * (cache.key_width + cache.value_width) for cache in spec.caches)
+    per_token = sum(  # windows stop growing, and compressed tokens share a cell
+        2 * (cache.key_width + cache.value_width) / cache.tokens_per_cell
+        for cache in spec.caches
+        if not cache.window
+    )
+    state = 4 * sum(s.numbers for s in spec.states)
     return {
         "name": spec.name,
         "architecture": spec.architecture,
@@ -32,7 +37,8 @@ def of_model(spec: ModelSpec) -> dict[str, Any]:
         "weights_bytes": spec.weights_bytes,
         "file_bytes": spec.file_bytes,
         "bits_per_weight": spec.bits_per_weight,
-        "kv_cache_bytes_per_token": {"value": per_token, "basis": spec.cache_basis},
+        "kv_cache_bytes_per_token": {"value": round(per_token), "basis": spec.cache_basis},
+        "recurrent_state_bytes": {"value": state, "basis": spec.cache_basis},
         "bytes_of_type": dict(types.most_common()),
         "tensors": [
             {"name": t.name, "shape": list(t.shape), "type": t.type_name, "bytes": t.size_bytes}
@@ -55,6 +61,7 @@ def of_memory(use: MemoryUse) -> dict[str, Any]:
         "basis": {
             "weights_bytes": {"basis": "exact"},
             "kv_cache_bytes": {"basis": use.kv_basis},
+            "recurrent_state_bytes": {"basis": use.kv_basis},
             "compute_bytes": {"basis": use.compute_basis, "band": use.compute_band},
             "overhead_bytes": {"basis": "estimated", "band": 0.5},
         },

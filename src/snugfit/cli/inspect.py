@@ -47,6 +47,7 @@ def show(spec: ModelSpec) -> None:
         ("file", f"{format_size(spec.file_bytes)} ({spec.file_bytes:,} bytes)"),
         ("weights", f"{format_size(spec.weights_bytes)}, {spec.bits_per_weight:.2f} bits a weight"),
         ("KV cache", f"{format_size(cache['value'])} a token in F16 ({cache['basis']})"),
+        *_state_rows(document["recurrent_state_bytes"]["value"]),
         ("context", f"{spec.context_length:,} tokens in training"),
         ("vocabulary", f"{spec.vocabulary:,} tokens, hidden size {spec.hidden_size:,}"),
     ]
@@ -58,6 +59,10 @@ def show(spec: ModelSpec) -> None:
     for name, size_bytes in document["bytes_of_type"].items():
         types.add_row(name, format_size(size_bytes), f"{size_bytes / spec.weights_bytes:.1%}")
     render.out.print(types)
+
+
+def _state_rows(state_bytes: int) -> list[tuple[str, str]]:
+    return [("state", f"{format_size(state_bytes)} a slot")] if state_bytes else []
 
 
 def warn_of_unknown(spec: ModelSpec) -> None:

@@ -11,10 +11,15 @@ from snugfit.cli.options import (
     GpuLayers,
     Json,
     Kv,
+    KvUnified,
+    KvValues,
     MachineName,
+    Measure,
     ModelArgument,
     Ram,
+    Rollback,
     Slots,
+    SwaFull,
     Ubatch,
     Vram,
     configuration_from,
@@ -29,11 +34,16 @@ def memory_command(
     model: ModelArgument,
     ctx: Ctx = 4096,
     kv: Kv = "f16",
+    kv_values: KvValues = "",
     slots: Slots = 1,
+    kv_unified: KvUnified = False,
+    swa_full: SwaFull = False,
+    rollback: Rollback = 0,
     ubatch: Ubatch = 512,
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = 0,
+    measure: Measure = False,
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
@@ -48,13 +58,23 @@ def memory_command(
     from snugfit.models import open_model
     from snugfit.planning.memory import every_layer, predict
 
-    spec, machine = open_model(model).spec(), machine_from(vram, ram, machine_name)
+    opened, machine = open_model(model), machine_from(vram, ram, machine_name)
+    spec = opened.spec()
     if gpu_layers < 0:
         gpu_layers = every_layer(spec, machine)
     configuration = configuration_from(
-        ctx or spec.context_length, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+        ctx or spec.context_length,
+        *(kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts),
+        kv_values=kv_values,
+        kv_unified=kv_unified,
+        swa_full=swa_full,
+        rollback=rollback,
     )
     use = predict(spec, configuration, machine)
+    if measure:
+        from snugfit.sizing import with_measured_compute
+
+        use = with_measured_compute(use, opened)
     if json:
         render.print_json(documents.of_memory(use))
         return
@@ -66,27 +86,35 @@ def memory_command(
 def show(use: MemoryUse) -> None:
     """Print one row a device, and how each column is known."""
     configuration = use.configuration
+    types = (configuration.kv_type, configuration.value_type)
+    kv = "/".join(name.lower() for name in types if name)
     flash = "on" if configuration.flash_attention else "off"
     render.out.print(
         f"[bold]{format_size(use.total_bytes)}[/] at {configuration.ctx:,} tokens, "
-        f"KV {configuration.kv_type.lower()}, {configuration.slots} slot(s), "
+        f"KV {kv}, {configuration.slots} slot(s), "
         f"ubatch {configuration.ubatch}, flash attention {flash}"
     )
-    table = render.table("device", ">weights", ">KV cache", ">compute", ">other", ">total", ">free")
+    has_state = use.recurrent_state_bytes > 0
+    state = (">state",) if has_state else ()
+    table = render.table(
+        "device", ">weights", ">KV cache", *state, ">compute", ">other", ">total", ">free"
+    )
     for device in use.devices:
         table.add_row(
             render.safe(device.name),
             format_size(device.weights_bytes),
             format_size(device.kv_cache_bytes),
+            *([format_size(device.recurrent_state_bytes)] if has_state else []),
             format_size(device.compute_bytes),
             format_size(device.overhead_bytes),
             f"[{'green' if device.fits else 'red'}]{format_size(device.total_bytes)}[/]",
             format_size(device.free_bytes),
         )
     render.out.print(table)
+    band = f" (within {use.compute_band:.0%})" if use.compute_basis == "estimated" else ""
     render.out.print(
-        f"[dim]weights exact, KV cache {use.kv_basis}, compute {use.compute_basis} "
-        f"(within {use.compute_band:.0%}), other estimated[/]"
+        f"[dim]weights exact, KV cache {use.kv_basis}, compute {use.compute_basis}{band}, "
+        "other estimated[/]"
     )
     for device in use.devices:
         if not device.fits:

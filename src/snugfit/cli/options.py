@@ -55,6 +55,31 @@ Kv = Annotated[
         "--kv", "-ctk", "--cache-type-k", metavar="TYPE", help="KV cache type: f16, q8_0, q4_0 ..."
     ),
 ]
+KvValues = Annotated[
+    str,
+    typer.Option(
+        "--kv-values", "-ctv", "--cache-type-v", metavar="TYPE", help="Values' type, if another."
+    ),
+]
+KvUnified = Annotated[
+    bool, typer.Option("--kv-unified", "-kvu", help="One cache for all slots, not one for each.")
+]
+SwaFull = Annotated[
+    bool, typer.Option("--swa-full", help="Sliding windows keep the whole context.")
+]
+Rollback = Annotated[
+    int,
+    typer.Option(
+        "--rollback",
+        min=0,
+        metavar="N",
+        help="Tokens that a draft runs ahead, as states keep them.",
+    ),
+]
+Measure = Annotated[
+    bool,
+    typer.Option("--measure", help="Ask the engine for the compute buffer; without GPU layers."),
+]
 Slots = Annotated[
     int,
     typer.Option("--slots", "-np", "--parallel", min=1, metavar="N", help="Requests at a time."),
@@ -147,7 +172,18 @@ def is_on(text: str) -> bool:
 
 
 def configuration_from(
-    ctx: int, kv: str, slots: int, ubatch: int, flash_attention: str, gpu_layers: int, experts: int
+    ctx: int,
+    kv: str,
+    slots: int,
+    ubatch: int,
+    flash_attention: str,
+    gpu_layers: int,
+    experts: int,
+    *,
+    kv_values: str = "",
+    kv_unified: bool = False,
+    swa_full: bool = False,
+    rollback: int = 0,
 ) -> Configuration:
     return Configuration(
         ctx=ctx,
@@ -157,6 +193,10 @@ def configuration_from(
         flash_attention=is_on(flash_attention),
         gpu_layers=max(0, gpu_layers),
         cpu_expert_layers=max(0, experts),
+        kv_unified=kv_unified,
+        value_type=kv_values.upper(),
+        swa_full=swa_full,
+        rollback=rollback,
     )
 
 

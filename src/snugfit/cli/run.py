@@ -44,7 +44,7 @@ Temperature = Annotated[
     float, typer.Option("--temperature", "--temp", min=0.0, help="0 takes the likeliest token.")
 ]
 Seed = Annotated[int, typer.Option("--seed", help="Fixes the draw; -1 draws anew.")]
-PARTS = ("weights", "kv_cache", "compute")
+PARTS = ("weights", "kv_cache", "recurrent_state", "compute")
 
 
 def run_command(
@@ -125,7 +125,12 @@ def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json
     expected = dict(
         zip(
             PARTS,
-            (predicted.weights_bytes, predicted.kv_cache_bytes, predicted.compute_bytes),
+            (
+                predicted.weights_bytes,
+                predicted.kv_cache_bytes,
+                predicted.recurrent_state_bytes,
+                predicted.compute_bytes,
+            ),
             strict=True,
         )
     )

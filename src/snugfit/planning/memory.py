@@ -3,7 +3,7 @@
 | part | basis | from |
 |---|---|---|
 | weights | exact | tensor shapes and types, placed by llama.cpp's rules |
-| KV cache | exact for architectures in the table | archs.cache |
+| KV cache, recurrent state | exact for architectures in the table | archs.cache |
 | compute | estimated | the largest live activations of one micro-batch, see `Graph` |
 | overhead | estimated | constants below |
 
@@ -17,23 +17,40 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snugfit.archs.cache import cache_bytes, cells_per_stream
+from snugfit.archs.cache import (
+    CacheGroups,
+    cells_of,
+    group_bytes,
+    grouped,
+    state_bytes,
+    tokens_of_pass,
+)
 from snugfit.core import (
     Basis,
     Configuration,
     Device,
     DeviceUse,
-    LayerCache,
+    LayerState,
     Machine,
     MemoryUse,
     ModelSpec,
     TensorInfo,
 )
 from snugfit.formats.gguf import padded
+from snugfit.planning.compute import (
+    BLOCK_NAME,
+    FLOAT_BYTES,
+    HALF_BYTES,
+    Graph,
+    band_of,
+    busiest_bytes,
+    embedded_bytes,
+    graph_of,
+    input_bytes,
+    logit_bytes,
+)
 from snugfit.quants.types import TYPES
 from snugfit.units import MIB
-
-FLOAT_BYTES, HALF_BYTES = 4, 2
 
 # Driver, context and libraries on an NVIDIA card without a desktop: 140-370 MiB are reported.
 GPU_OVERHEAD_BYTES = 330 * MIB
@@ -46,13 +63,10 @@ PIPELINE_COPIES = 4
 # Matrices in RAM are copied to the GPU, one while the next arrives, for batches of so many tokens.
 STREAMED_MATRICES, STREAMED_FROM_TOKENS = 2, 32
 
-# Compute: compared with the embedded llama.cpp on the CPU, in 239 configurations of llama, qwen2,
-# qwen3 and qwen3moe shapes from 0.5B to 235B: within 0.1 % with flash attention, 5 % without.
-# Outside of that: 13 % low without flash attention at a context of 512, too high for a model of one
-# layer. GPUs: three public logs agree within 6 %. Unknown architectures have parts of their own.
-CPU_BAND, GPU_BAND, UNKNOWN_BAND = 0.05, 0.25, 0.5
+# Compute: three public logs of GPUs agree within 6 %; a band on the CPU is the graph's own. Unknown
+# architectures have parts of their own.
+GPU_BAND, UNKNOWN_BAND = 0.25, 0.5
 
-BLOCK_NAME = re.compile(r"blk\.(\d+)\.(.+)")
 EXPERTS_NAME = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps\..*")
 IN_RAM = -1  # in place of a GPU's number
 
@@ -73,48 +87,13 @@ class Weights:
 
 
 @dataclass(frozen=True)
-class Graph:
-    """Widths in elements that set how much one micro-batch keeps alive at its busiest moment."""
-
-    hidden: int
-    query: int
-    key_value: int
-    heads: int
-    feed_forward: int  # all experts that a token uses
-    expert_outputs: int  # of all experts that a token uses, before they are summed; 0 if dense
-    vocabulary: int
-
-    def feed_forward_width(self) -> int:
-        """Return the elements a token keeps alive at most in the second half of a layer.
-
-        As llama.cpp's allocator packs them: five times the hidden state, then gate, up and their
-        product. The experts' outputs take the place of gate and up if they fit there, and go beside
-        them otherwise, unless the product had fitted into a hidden state's place.
-        """
-        hidden, wide = self.hidden, self.feed_forward
-        if self.expert_outputs <= 2 * wide:
-            return 5 * hidden + 3 * wide
-        if wide <= hidden:
-            return 5 * hidden + max(3 * wide, self.expert_outputs)
-        return 5 * hidden + 3 * wide + self.expert_outputs
-
-    def attention_width(self, cells: int, *, flash_attention: bool) -> int:
-        """Return the elements a token keeps alive at most in the first half of a layer.
-
-        Without flash attention each head has its score for each of the `cells` in the cache.
-        """
-        alike = self.query == self.hidden
-        width = 6 * self.hidden if alike else 5 * self.hidden + 2 * self.query
-        return width if flash_attention else width + 2 * self.key_value + self.heads * cells
-
-
-@dataclass(frozen=True)
 class Footprint:
     """All of a model that `use_of` needs: computed once, then asked for many configurations."""
 
     weights: Weights
     graph: Graph
-    caches: tuple[LayerCache, ...]
+    caches: CacheGroups
+    states: tuple[LayerState, ...]
     cache_basis: Basis
 
     @property
@@ -135,8 +114,9 @@ def footprint_of(spec: ModelSpec) -> Footprint:
     sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
     return Footprint(
         weights=weights_of(sizes, spec.layers, file_bytes=spec.file_bytes),
-        graph=_graph_of(spec),
-        caches=spec.caches,
+        graph=graph_of(spec),
+        caches=grouped(spec.caches),
+        states=spec.states,
         cache_basis=spec.cache_basis,
     )
 
@@ -208,14 +188,18 @@ def use_of(
     weight_bytes[place[-1]] += weights.output - shared
 
     kv_bytes = [0] * len(devices)
-    for layer, size in cache_bytes(footprint.caches, configuration).items():
-        kv_bytes[place[layer]] += size
+    for layers, size in group_bytes(footprint.caches, configuration):
+        for layer in layers:
+            kv_bytes[place[layer]] += size
+    states = [0] * len(devices)
+    for layer, size in state_bytes(footprint.states, configuration).items():
+        states[place[layer]] += size
 
     compute = _compute_bytes(footprint, configuration, place, len(gpus))
     uses_gpus = any(number != IN_RAM for number in place)
     overhead = [GPU_OVERHEAD_BYTES if uses_gpus else 0] * len(gpus)
     overhead.append(_host_overhead(footprint.graph, configuration))
-    band = GPU_BAND if uses_gpus else CPU_BAND
+    band = GPU_BAND if uses_gpus else band_of(footprint.graph, configuration)
     return MemoryUse(
         configuration=configuration,
         devices=tuple(
@@ -227,6 +211,7 @@ def use_of(
                 compute[number],
                 overhead[number],
                 device.free_bytes,
+                states[number],
             )
             for number, device in enumerate(devices)
         ),
@@ -258,24 +243,18 @@ def _compute_bytes(
 ) -> list[int]:
     """Return the compute buffer of each GPU and, last, of RAM."""
     graph, weights = footprint.graph, footprint.weights
-    tokens = min(configuration.ubatch, configuration.ctx)
-    cells = cells_per_stream(configuration)
-    flash = configuration.flash_attention
-    # Which cells each token may see, and a few numbers a token.
-    inputs = tokens * (cells * (HALF_BYTES if flash else FLOAT_BYTES) + 40)
-    width = max(graph.feed_forward_width(), graph.attention_width(cells, flash_attention=flash))
-    logits = configuration.slots * (graph.vocabulary + 5 * graph.hidden) * FLOAT_BYTES
-    embedded = 2 * tokens * graph.hidden * FLOAT_BYTES  # looked up in RAM, then handed over
-    busiest = max(tokens * width * FLOAT_BYTES + inputs, logits)
+    busiest, inputs = busiest_bytes(graph, configuration), input_bytes(graph, configuration)
+    embedded = embedded_bytes(graph, configuration)
     used = sorted(set(place) - {IN_RAM})
     if not used:
         return [0] * gpus + [busiest]
     pipelined = gpus > 1 and IN_RAM not in place and not configuration.cpu_expert_layers
-    on_gpu = max(busiest - embedded, logits) + (PIPELINE_COPIES - 1) * inputs * pipelined
-    on_gpu += _unpacked_cache(footprint.caches, configuration, cells)
+    on_gpu = max(busiest - embedded, logit_bytes(graph, configuration))
+    on_gpu += (PIPELINE_COPIES - 1) * inputs * pipelined
+    on_gpu += _unpacked_cache(footprint.caches, configuration)
     compute = [on_gpu if gpu in used else 0 for gpu in range(gpus)]
     compute.append(busiest if IN_RAM in place[:-1] else inputs + embedded)
-    if tokens >= STREAMED_FROM_TOKENS:
+    if tokens_of_pass(configuration) >= STREAMED_FROM_TOKENS:
         in_ram = weights.largest_dense if IN_RAM in place[:-1] else 0
         if configuration.cpu_expert_layers or IN_RAM in place[:-1]:
             in_ram = max(in_ram, weights.largest_experts)
@@ -283,41 +262,20 @@ def _compute_bytes(
     return compute
 
 
-def _unpacked_cache(caches: Sequence[LayerCache], configuration: Configuration, cells: int) -> int:
+def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
     """Return what a GPU unpacks of a quantized cache at a time: one layer, in half floats."""
     if not TYPES[configuration.kv_type].is_quantized:
         return 0
-    widest = max((cache.key_width + cache.value_width for cache in caches), default=0)
-    return widest * cells * HALF_BYTES
+    widths = (
+        (cache.key_width + cache.value_width) * cells_of(cache, configuration)
+        for cache, _ in caches
+    )
+    return max(widths, default=0) * HALF_BYTES
 
 
 def _host_overhead(graph: Graph, configuration: Configuration) -> int:
     outputs = configuration.slots * (graph.vocabulary + graph.hidden) * FLOAT_BYTES
     return HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs
-
-
-def _graph_of(spec: ModelSpec) -> Graph:
-    """Read the widths off the matrices; the widest layer counts."""
-    columns, experts_columns, query = 0, 0, 0
-    for tensor in spec.tensors:
-        match = BLOCK_NAME.fullmatch(tensor.name)
-        part = match[2] if match else ""
-        if part == "ffn_down.weight":
-            columns = max(columns, tensor.columns)
-        elif part == "ffn_down_exps.weight":
-            experts_columns = max(experts_columns, tensor.columns)
-        elif part == "attn_output.weight":
-            query = max(query, tensor.columns)
-    used = spec.experts_used if experts_columns else 0
-    return Graph(
-        hidden=spec.hidden_size,
-        query=query or spec.hidden_size,
-        key_value=max((cache.key_width for cache in spec.caches), default=0),
-        heads=spec.heads,
-        feed_forward=max(columns, used * experts_columns),
-        expert_outputs=used * spec.hidden_size,
-        vocabulary=spec.vocabulary,
-    )
 
 
 def tensor_sizes(tensors: Sequence[TensorInfo], types: Mapping[str, str]) -> dict[str, int]:

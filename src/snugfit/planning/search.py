@@ -175,7 +175,8 @@ def _best_use(
             break
         try:
             use = _place(footprint, wanted, devices, goal, may_drop_layers=False)
-            has_room = use.weights_bytes + use.kv_cache_bytes <= room
+            kept = use.kv_cache_bytes + use.recurrent_state_bytes
+            has_room = use.weights_bytes + kept <= room
             if fitting is None and not use.fits and has_room:
                 use = _place(footprint, wanted, devices, goal, may_drop_layers=True)
         except UnsupportedError:

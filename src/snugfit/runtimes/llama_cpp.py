@@ -283,13 +283,19 @@ def child_settings(path: Path, configuration: Configuration, threads: int | None
 
     Raises UsageError for a cache type that llama.cpp does not have.
     """
-    if configuration.kv_type.upper() not in KV_TYPES:
-        kv_types = ", ".join(KV_TYPES)
-        raise UsageError(f"'{configuration.kv_type}' is not a cache type. Use one of {kv_types}.")
+    value_type = configuration.value_type or configuration.kv_type
+    for kv_type in (configuration.kv_type, value_type):
+        if kv_type.upper() not in KV_TYPES:
+            kv_types = ", ".join(KV_TYPES)
+            raise UsageError(f"'{kv_type}' is not a cache type. Use one of {kv_types}.")
     return {
         "model": str(path.resolve()),
         "ctx": configuration.ctx,
-        "kv_type": configuration.kv_type,
+        "kv_type": configuration.kv_type.upper(),
+        "value_type": value_type.upper(),
+        "kv_unified": configuration.kv_unified,
+        "swa_full": configuration.swa_full,
+        "rollback": configuration.rollback,
         "slots": configuration.slots,
         "ubatch": configuration.ubatch,
         "flash_attention": configuration.flash_attention,

@@ -107,11 +107,13 @@ def engine_parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
     parameters.model.path = settings["model"]
     parameters.n_ctx = settings["ctx"]
     parameters.n_parallel = settings["slots"]
-    parameters.kv_unified = False
+    parameters.kv_unified = settings["kv_unified"]
+    parameters.swa_full = settings["swa_full"]
     parameters.n_ubatch = settings["ubatch"]
     parameters.n_batch = max(2048, settings["ubatch"])
-    kv_type = getattr(xllamacpp.ggml_type, f"GGML_TYPE_{settings['kv_type'].upper()}")
-    parameters.cache_type_k = parameters.cache_type_v = kv_type
+    types = xllamacpp.ggml_type
+    parameters.cache_type_k = getattr(types, f"GGML_TYPE_{settings['kv_type']}")
+    parameters.cache_type_v = getattr(types, f"GGML_TYPE_{settings['value_type']}")
     flash = "ENABLED" if settings["flash_attention"] else "DISABLED"
     parameters.flash_attn_type = getattr(
         xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{flash}"
