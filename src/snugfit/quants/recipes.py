@@ -215,7 +215,9 @@ FALLBACKS = {
     "Q6_K": "Q8_0",
     "IQ4_XS": "IQ4_NL",
 }
-NEVER_QUANTIZED = re.compile(r"_norm|ffn_gate_inp|\.bias$|rope_freqs")
+NEVER_QUANTIZED = re.compile(
+    r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
+)
 TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 
