@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from snugfit.core import Configuration, Machine, MemoryUse, ModelSpec, Plan
 from snugfit.errors import UsageError
 from snugfit.hardware.detect import detect, machine_of
-from snugfit.models import open_model
+from snugfit.headers import open_headers
 from snugfit.planning import memory as memory_model
 from snugfit.planning import search
 from snugfit.units import parse_size
@@ -18,7 +19,7 @@ def inspect(model: str) -> ModelSpec:
 
     Raises FormatError, UnsupportedError.
     """
-    return open_model(model).spec()
+    return open_headers(model).model.spec()
 
 
 def memory(
@@ -40,7 +41,7 @@ def memory(
     """
     if ctx <= 0:
         raise UsageError(f"a context of {ctx} tokens; give at least 1.")
-    spec, here = open_model(model).spec(), machine or detect()
+    spec, here = open_headers(model).model.spec(), machine or detect()
     if gpu_layers is None:
         gpu_layers = memory_model.every_layer(spec, here)
     configuration = Configuration(
@@ -69,4 +70,21 @@ def plan(
         size_bytes=parse_size(size) if size else None,
         kv_type=kv_type.upper() if kv_type else None,
     )
-    return search.choose(open_model(model).spec(), here, goal)
+    specs = {pick: found.spec() for pick, found in open_headers(model).models.items()}
+    return choose(specs, here, goal)[1]
+
+
+def choose(
+    specs: Mapping[str, ModelSpec], machine: Machine, goal: search.Goal
+) -> tuple[list[Plan], Plan]:
+    """Return every plan and the best: of cuts of one model, or of several files of one.
+
+    Raises BudgetError if nothing fits, and as `search.candidates` does.
+    """
+    smallest = min(specs.values(), key=lambda spec: spec.file_bytes)
+    if len(specs) == 1:
+        plans = search.candidates(smallest, machine, goal)
+    else:
+        plans = search.candidates_of_files(specs, machine, goal)
+        goal = replace(goal, mix=None)
+    return plans, search.choose_from(plans, smallest, goal)

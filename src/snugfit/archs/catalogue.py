@@ -80,12 +80,8 @@ def _body(
     *,
     rotated: int | None = None,
     epsilon: float = 1e-6,
-    **others: Any,
 ) -> dict[str, Any]:
-    """Return the keys that every model has; `heads` are those of queries, of keys, and their size.
-
-    Keys of one architecture follow by their own names, with _ for the first dot.
-    """
+    """Return the keys that every model has; `heads` are of queries, of keys, and their size."""
     query_heads, key_heads, size = heads
     return {
         "block_count": layers,
@@ -99,7 +95,7 @@ def _body(
         "attention.value_length": size,
         "rope.dimension_count": rotated or size,
         "vocab_size": vocabulary,
-    } | others
+    }
 
 
 def _experts(count: int, used: int, length: int) -> dict[str, int]:

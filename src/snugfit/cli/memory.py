@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from snugfit.cli import documents, render
-from snugfit.cli.inspect import warn_of_unknown
+from snugfit.cli.inspect import say_where_from, warn_of_unknown
 from snugfit.cli.options import (
     CpuExperts,
     Ctx,
     FlashAttention,
     GpuLayers,
+    HeadersArgument,
     Json,
     Kv,
-    ModelArgument,
+    Offline,
     Ram,
     Slots,
     Ubatch,
@@ -24,7 +25,7 @@ from snugfit.units import format_size
 
 
 def memory_command(
-    model: ModelArgument,
+    model: HeadersArgument,
     ctx: Ctx = 4096,
     kv: Kv = "f16",
     slots: Slots = 1,
@@ -34,6 +35,7 @@ def memory_command(
     cpu_experts: CpuExperts = 0,
     vram: Vram = "",
     ram: Ram = "",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Say how many bytes exactly this configuration takes, on each device.
@@ -42,10 +44,11 @@ def memory_command(
 
     Example:  snugfit memory demo-moe --ctx 1024 --kv q8_0
     """
-    from snugfit.models import open_model
+    from snugfit.headers import open_headers
     from snugfit.planning.memory import every_layer, predict
 
-    spec, machine = open_model(model).spec(), machine_from(vram, ram)
+    headers, machine = open_headers(model, is_offline=offline), machine_from(vram, ram)
+    spec = headers.model.spec()
     if gpu_layers < 0:
         gpu_layers = every_layer(spec, machine)
     configuration = configuration_from(
@@ -55,6 +58,7 @@ def memory_command(
     if json:
         render.print_json(documents.of_memory(use))
         return
+    say_where_from(spec.name, headers.note)
     warn_of_unknown(spec)
     show(use)
     render.next_command(f"snugfit plan {model}")
