@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import functools
 import json
-import sys
+import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from folders import write_folder
-from tiny import tiny_model
-
-sys.path.insert(0, str(Path(__file__).parent / "formats"))
 from hub_server import FakeHub, Served, serving, whole
+from tiny import tiny_model
 
 from snugfit.cli.main import main
 from snugfit.core import TensorInfo
@@ -26,7 +25,7 @@ from snugfit.formats.gguf import padded
 from snugfit.formats.gguf_writer import encode_header
 from snugfit.formats.hub_client import HubClient, Limits
 from snugfit.headers import open_headers
-from snugfit.models import open_model
+from snugfit.models import Model, open_model
 from snugfit.units import MIB
 
 GGUF = "owner/tiny-GGUF"
@@ -117,6 +116,15 @@ def hub(
 def be_patient(monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
     client = functools.partial(HubClient, limits=limits)
     monkeypatch.setattr(hub_module, "HubClient", client)
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
 
 
 def refused(name: str, **options: Any) -> str:
@@ -372,3 +380,86 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> None:
     assert "cannot be reached" in refused(GGUF)
     with pytest.raises(NetworkError):
         open_model(f"{GGUF}:Q8_0")
+
+
+def test_download_takes_all_splits_of_a_mix(
+    hub: FakeHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+    source = open_model(str(folder))
+    hub.repositories["owner/small"] = dict(two_splits(source))
+    opened = open_model("owner/small:F32")
+    assert opened.tensors.keys() == source.tensors.keys()
+    for name in source.tensors:
+        assert (opened.load(name) == source.load(name)).all(), name
+    hub.status = 503  # what was downloaded serves where headers were never read apart
+    headers = open_headers("owner/small:F32", is_offline=True)
+    assert "downloaded before" in headers.note
+    assert headers.model.spec() == opened.spec()
+
+
+def two_splits(source: Model) -> Iterator[tuple[str, Served]]:
+    infos = [replace(tensor, type_name="F32") for tensor in source.tensors.values()]
+    for part in (0, 1):
+        own = infos[part::2]
+        splits = {
+            "split.no": np.uint16(part),
+            "split.count": np.uint16(2),
+            "split.tensors.count": np.int32(len(infos)),
+        }
+        metadata = splits if part else source.metadata | splits
+        data = (source.load(info.name).tobytes() for info in own)
+        content = encode_header(metadata, own) + b"".join(d.ljust(padded(len(d))) for d in data)
+        yield f"F32/small-F32-0000{part + 1}-of-00002.gguf", whole(content)
+
+
+def test_several_quantizations_are_not_downloaded_unasked(hub: FakeHub) -> None:
+    with pytest.raises(FormatError, match=f"Name one, as {GGUF}:BF16"):
+        open_model(GGUF)
+    assert hub.asked() == [f"/api/models/{GGUF}"]
+
+
+def test_catalogue_plans_without_a_network(
+    no_network: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    machine = ["--vram", "16GiB", "--ram", "64GiB"]
+    assert main(["plan", "qwen3.6-35b-a3b", *machine]) == 0
+    shown = capsys.readouterr()
+    assert "from the catalogue" in shown.err
+    assert "snugfit fit Qwen/Qwen3.6-35B-A3B" in shown.out
+    assert main(["plan", "Qwen3.6-35B-A3B", *machine, "--like", "Q4_K_M", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert (plan["model"], plan["mix"]) == ("qwen3.6-35b-a3b", "Q4_K_M")
+    assert "from the catalogue" in plan["headers"]
+
+
+@pytest.mark.parametrize(
+    ("name", "mix", "published_gigabytes"),
+    [
+        ("qwen3.6-27b", "BF16", 53.80),
+        ("qwen3.6-27b", "Q8_0", 28.60),
+        ("gemma-4-e2b", "BF16", 9.31),
+        ("gemma-4-31b", "BF16", 61.41),
+    ],
+)
+def test_catalogue_predicts_published_files(
+    no_network: None,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    mix: str,
+    published_gigabytes: float,
+) -> None:
+    assert main(["plan", name, "--ram", "128GiB", "--ctx", "4096", "--like", mix, "--json"]) == 0
+    file_bytes = json.loads(capsys.readouterr().out)["file_bytes"]
+    assert file_bytes == pytest.approx(published_gigabytes * 1e9, rel=0.006)
+
+
+def test_catalogue_has_no_weights(no_network: None, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["run", "qwen3-8b", "hello"]) == 1
+    assert "Name them: Qwen/Qwen3-8B" in capsys.readouterr().err
+    assert main(["plan", "qwen3-8"]) == 1
+    assert "Did you mean qwen3-8b?" in capsys.readouterr().err
+    with pytest.raises(FormatError, match="shapes, not its weights"):
+        open_headers("qwen3-8b").model.load("output.weight")

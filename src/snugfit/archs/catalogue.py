@@ -6,7 +6,7 @@ Text models as llama.cpp counts them: no vision tower, no layers that predict fu
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,6 @@ class CatalogueModel:
     # As published: those of 4-bit experts come as MXFP4, the rest in 8 bits.
     matrix_type: str = "BF16"
     expert_type: str = "BF16"
-    aliases: tuple[str, ...] = field(default=())
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -185,6 +184,8 @@ def _ratios(layers: int, first: int) -> tuple[int, ...]:
     return tuple(first if layer < 2 else 128 if layer % 2 else 4 for layer in range(layers))
 
 
+# Versions that differ in their weights alone.
+_LLAMA_70B = _body(80, 131072, 8192, (64, 8, 128), 28672, 128256)
 _QWEN36_27B = _body(64, 262144, 5120, (24, 4, 256), 17408, 248320, rotated=64) | _delta_net(
     6144, 48
 )
@@ -196,13 +197,8 @@ _QWEN36_35B = (
 )
 
 _TABLE = (
-    CatalogueModel(
-        "llama-3.3-70b",
-        "meta-llama/Llama-3.3-70B-Instruct",
-        "llama",
-        _body(80, 131072, 8192, (64, 8, 128), 28672, 128256),
-        aliases=("llama-3.1-70b",),
-    ),
+    CatalogueModel("llama-3.3-70b", "meta-llama/Llama-3.3-70B-Instruct", "llama", _LLAMA_70B),
+    CatalogueModel("llama-3.1-70b", "meta-llama/Llama-3.1-70B-Instruct", "llama", _LLAMA_70B),
     CatalogueModel(
         "llama-3.1-8b",
         "meta-llama/Llama-3.1-8B-Instruct",
@@ -383,6 +379,4 @@ _TABLE = (
     ),
 )
 
-CATALOGUE: dict[str, CatalogueModel] = {
-    name: model for model in _TABLE for name in (model.name, *model.aliases)
-}
+CATALOGUE: dict[str, CatalogueModel] = {model.name: model for model in _TABLE}

@@ -36,7 +36,7 @@ def inspect_command(
     headers = open_headers(model, is_offline=offline)
     spec = headers.model.spec()
     if json:
-        render.print_json(documents.of_model(spec))
+        render.print_json(documents.of_model(spec) | {"headers": headers.note})
         return
     say_where_from(spec.name, headers.note)
     show(spec)

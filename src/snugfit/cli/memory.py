@@ -56,7 +56,7 @@ def memory_command(
     )
     use = predict(spec, configuration, machine)
     if json:
-        render.print_json(documents.of_memory(use))
+        render.print_json(documents.of_memory(use) | {"headers": headers.note})
         return
     say_where_from(spec.name, headers.note)
     warn_of_unknown(spec)

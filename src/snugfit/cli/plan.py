@@ -61,7 +61,7 @@ def plan_command(
     )
     others, chosen = choose(specs, machine, goal)
     if json:
-        document = documents.of_plan(chosen)
+        document = documents.of_plan(chosen) | {"headers": headers.note}
         document["candidates"] = [documents.of_candidate(plan) for plan in others]
         render.print_json(document)
         return
