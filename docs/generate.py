@@ -1,4 +1,4 @@
-"""Writes cli.md, quant-types.md and machines.md from the program itself; `--check` only compares.
+"""Writes the pages of PAGES from the program itself; `--check` only compares.
 
 python docs/generate.py [--check]
 """
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from snugfit.archs.catalogue import CATALOGUE
 from snugfit.cli.main import COMMANDS, app_of, overview
 from snugfit.core import Device, Machine
 from snugfit.hardware import profiles
@@ -136,10 +137,31 @@ def machine_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+def model_reference() -> str:
+    lines = [
+        NOTICE + "# The catalogue\n",
+        "Models that `inspect`, `memory` and `plan` know by name, without a file or a network.",
+        "Sizes are those of the text model as llama.cpp loads it; the weights are where the last",
+        "column says.\n",
+        "| name | architecture | parameters | layers | context | published as | weights |",
+        "|---|---|--:|--:|--:|---|---|",
+    ]
+    for name, model in CATALOGUE.items():
+        count = sum(tensor.parameters for tensor in model.tensors.values())
+        types = dict.fromkeys((model.matrix_type, model.expert_type))
+        lines.append(
+            f"| `{name}` | {model.architecture} | {count / 1e9:.3f} B | "
+            f"{model.keys['block_count']} | {model.keys['context_length']:,} | "
+            f"{', '.join(types)} | {model.weights} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
 PAGES = {
     "cli.md": command_reference,
-    "quant-types.md": type_reference,
     "machines.md": machine_reference,
+    "models.md": model_reference,
+    "quant-types.md": type_reference,
 }
 
 

@@ -5,6 +5,7 @@ SnugfitError
 ├── FormatError       a file is not what it claims to be
 ├── UnsupportedError  a sound file or request that this version cannot serve
 ├── BudgetError       nothing fits the memory that was given
+├── NetworkError      a server did not answer, refused, or answered nonsense
 ├── OutputError       a result could not be written
 └── RuntimeFailure    the inference engine failed or went away
 """
@@ -45,6 +46,10 @@ class UnsupportedError(SnugfitError):
 
 class BudgetError(SnugfitError):
     """No choice meets the memory that was given."""
+
+
+class NetworkError(SnugfitError):
+    """A server did not answer in time, refused, or answered what cannot be right."""
 
 
 class OutputError(SnugfitError):

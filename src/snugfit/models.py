@@ -6,14 +6,16 @@ as it is. Only headers are read until weights are asked for, and then one slab a
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from snugfit.archs.catalogue import CATALOGUE
 from snugfit.archs.conversion.rows import Config, row_of
 from snugfit.archs.conversion.tensors import ConvertedTensor, Stored, convert_tensors
 from snugfit.archs.conversion.tokenizer import TokenizerFiles, tokenizer_metadata
@@ -22,7 +24,7 @@ from snugfit.core import ModelSpec, TensorInfo
 from snugfit.demo import DEMOS
 from snugfit.errors import FormatError
 from snugfit.formats.gguf import GgufFile, padded, read_gguf
-from snugfit.formats.gguf_writer import encode_header
+from snugfit.formats.gguf_writer import header_size
 from snugfit.formats.safetensors import DTYPES, StoredTensor, read_folder, read_json
 from snugfit.quants.codecs import dequantize_rows
 from snugfit.units import MIB
@@ -45,6 +47,7 @@ class Model:
     tensors: dict[str, TensorInfo]
     file_bytes: int  # of the model as it is stored
     slabs: Slabs = field(repr=False)  # name -> (first row, float32 rows [rows, columns]), in order
+    absent_bytes: int = 0  # of a header that has more than `metadata`: a tokenizer that is not here
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -69,7 +72,9 @@ class Model:
             self.metadata,
             tuple(self.tensors.values()),
             file_bytes=self.file_bytes,
-            header_bytes=len(encode_header(self.cut_metadata(0), list(self.tensors.values()))),
+            header_bytes=header_size(
+                self.cut_metadata(0), list(self.tensors.values()), self.absent_bytes
+            ),
         )
 
     def cut_metadata(self, file_type: int) -> dict[str, Any]:
@@ -81,20 +86,49 @@ class Model:
 
 
 def open_model(name: str) -> Model:
-    """Open a demo, a path or a Hub name. Raises FormatError, UnsupportedError: one line each."""
+    """Open a demo, a path or a Hub name, which is downloaded.
+
+    Raises FormatError, UnsupportedError, NetworkError: one line each.
+    """
+    local = open_local(name)
+    if local is not None:
+        return local
+    if name.lower() in CATALOGUE:
+        raise FormatError(
+            f"{name}: the catalogue has its shapes, not its weights. "
+            f"Name them: {CATALOGUE[name.lower()].weights}"
+        )
+    hub = hub_name(name)
+    if hub is None:
+        raise unknown_name(name)
+    return _open_hub(*hub)
+
+
+def open_local(name: str) -> Model | None:
+    """Open a demo or what is on disk under this name, or return None."""
     if name in DEMOS:
         return _open_folder(DEMOS[name], name)
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, path.resolve().name)
-    if path.exists():
-        return _open_gguf(path)
-    hub = HUB_NAME.fullmatch(name)
-    if hub and path.suffix not in {".gguf", ".safetensors"}:
-        return _open_hub(hub["repository"], hub["file"])
-    raise FormatError(
-        f"{name}: no such file or directory. Name a Hugging Face directory, a GGUF file, "
-        f"a Hub name (owner/name), or {' or '.join(DEMOS)}."
+    return open_gguf(path) if path.exists() else None
+
+
+def hub_name(name: str) -> tuple[str, str | None] | None:
+    """Return the repository and the file in a Hub name, or None where it is none."""
+    match = HUB_NAME.fullmatch(name)
+    if match is None or Path(match["repository"]).suffix in {".gguf", ".safetensors"}:
+        return None
+    return match["repository"], match["file"]
+
+
+def unknown_name(name: str) -> FormatError:
+    near = difflib.get_close_matches(name.lower(), CATALOGUE, 1)
+    meant = f"Did you mean {near[0]}? " if near else ""
+    return FormatError(
+        f"{name}: no such file or directory. {meant}Name a Hugging Face directory, a GGUF file, "
+        f"a Hub name (owner/name), {' or '.join(DEMOS)}, or a model of the catalogue, "
+        "as qwen3.6-35b-a3b."
     )
 
 
@@ -102,21 +136,25 @@ def _open_hub(repository: str, file: str | None) -> Model:
     from snugfit.formats.hub import download
 
     path = download(repository, file)
-    return _open_gguf(path) if path.is_file() else _open_folder(path, repository.split("/")[1])
+    return open_gguf(path) if path.is_file() else _open_folder(path, repository.split("/")[1])
 
 
-def _open_gguf(path: Path) -> Model:
+def open_gguf(path: Path) -> Model:
     file = read_gguf(path)
-    if file.metadata.get("general.type") not in (None, "model"):
-        raise FormatError(
-            f"{path}: holds {file.metadata['general.type']!r}, not a language model. "
-            "Name the model's own GGUF file."
-        )
-    metadata = {key: value for key, value in file.metadata.items() if key != "general.alignment"}
     size = file.file_bytes
     if not file.has_data:  # a header alone stands for the file that it heads
         size = file.header_bytes + sum(padded(t.size_bytes) for t in file.tensors.values())
-    return Model(path.stem, path, metadata, file.tensors, size, _gguf_slabs(file))
+    return Model(path.stem, path, model_metadata(file), file.tensors, size, _gguf_slabs(file))
+
+
+def model_metadata(file: GgufFile) -> dict[str, Any]:
+    """Return a file's metadata. Raises FormatError if it is a projector or an adapter."""
+    if file.metadata.get("general.type") not in (None, "model"):
+        raise FormatError(
+            f"{file.path}: holds {file.metadata['general.type']!r}, not a language model. "
+            "Name the model's own GGUF file."
+        )
+    return {key: value for key, value in file.metadata.items() if key != "general.alignment"}
 
 
 def _gguf_slabs(file: GgufFile) -> Slabs:
@@ -135,18 +173,29 @@ def _open_folder(folder: Path, name: str) -> Model:
         raise FormatError(
             f"{folder}: no config.json. Name the folder that holds config.json and *.safetensors."
         )
-    config = Config(str(folder), read_json(config_path))
-    row = row_of(config)
     stored = read_folder(folder)
-    described = {key: Stored(tensor.shape, tensor.dtype) for key, tensor in stored.items()}
-    converted = convert_tensors(str(folder), config, row, described)
-    metadata = {"general.architecture": row.architecture, "general.type": "model"}
-    metadata |= {"general.name": name}
-    metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
+    config = Config(str(folder), read_json(config_path))
+    metadata, converted = converted_folder(config, stored, name)
     metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
     size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
     return Model(name, folder, metadata, tensors, size, _folder_slabs(converted, stored))
+
+
+def converted_folder(
+    config: Config, stored: Mapping[str, StoredTensor], name: str
+) -> tuple[dict[str, Any], list[ConvertedTensor]]:
+    """Return a Hugging Face model's metadata, but for its tokenizer, and its tensors in GGUF.
+
+    Raises FormatError, UnsupportedError.
+    """
+    row = row_of(config)
+    described = {key: Stored(tensor.shape, tensor.dtype) for key, tensor in stored.items()}
+    converted = convert_tensors(config.folder, config, row, described)
+    metadata = {"general.architecture": row.architecture, "general.type": "model"}
+    metadata |= {"general.name": name}
+    metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
+    return metadata, converted
 
 
 def _tokenizer_files(folder: Path) -> TokenizerFiles:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from snugfit.core import Configuration, Machine, MemoryUse, ModelSpec, Plan
 from snugfit.errors import UsageError
 from snugfit.hardware.detect import detect, machine_of
-from snugfit.models import Model, open_model
+from snugfit.headers import open_headers
+from snugfit.models import Model
 from snugfit.planning import memory as memory_model
 from snugfit.planning import search
 from snugfit.units import parse_size
@@ -19,7 +20,7 @@ def inspect(model: str) -> ModelSpec:
 
     Raises FormatError, UnsupportedError.
     """
-    return open_model(model).spec()
+    return open_headers(model).model.spec()
 
 
 def memory(
@@ -49,7 +50,7 @@ def memory(
     """
     if ctx <= 0:
         raise UsageError(f"a context of {ctx} tokens; give at least 1.")
-    opened, here = open_model(model), _machine(machine)
+    opened, here = open_headers(model).model, _machine(machine)
     spec = opened.spec()
     if gpu_layers is None:
         gpu_layers = memory_model.every_layer(spec, here)
@@ -103,7 +104,8 @@ def plan(
         size_bytes=parse_size(size) if size else None,
         kv_type=kv_type.upper() if kv_type else None,
     )
-    return search.choose(open_model(model).spec(), here, goal)
+    specs = {pick: found.spec() for pick, found in open_headers(model).models.items()}
+    return choose(specs, here, goal)[1]
 
 
 def _machine(
@@ -114,3 +116,19 @@ def _machine(
 
         machine = machine_named(machine)
     return machine_of(vram, ram, machine) if vram or ram else machine or detect()
+
+
+def choose(
+    specs: Mapping[str, ModelSpec], machine: Machine, goal: search.Goal
+) -> tuple[list[Plan], Plan]:
+    """Return every plan and the best: of cuts of one model, or of several files of one.
+
+    Raises BudgetError if nothing fits, and as `search.candidates` does.
+    """
+    smallest = min(specs.values(), key=lambda spec: spec.file_bytes)
+    if len(specs) == 1:
+        plans = search.candidates(smallest, machine, goal)
+    else:
+        plans = search.candidates_of_files(specs, machine, goal)
+        goal = replace(goal, mix=None)
+    return plans, search.choose_from(plans, smallest, goal)

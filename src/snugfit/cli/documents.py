@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score
+
+if TYPE_CHECKING:
+    from snugfit.formats.hub_files import Listing
 
 
 def of_machine(machine: Machine) -> dict[str, Any]:
@@ -43,6 +46,23 @@ def of_model(spec: ModelSpec) -> dict[str, Any]:
         "tensors": [
             {"name": t.name, "shape": list(t.shape), "type": t.type_name, "bytes": t.size_bytes}
             for t in spec.tensors
+        ],
+    }
+
+
+def of_repository(listing: Listing) -> dict[str, Any]:
+    return {
+        "repository": listing.repository,
+        "commit": listing.commit,
+        "quantizations": [
+            {
+                "mix": one.mix,
+                "bytes": one.size_bytes,
+                "files": list(one.files),
+                "parts": one.parts,
+                "is_model": not one.is_aside,
+            }
+            for one in listing.gguf_sets()
         ],
     }
 

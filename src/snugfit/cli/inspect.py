@@ -2,31 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from snugfit.cli import documents, render
-from snugfit.cli.options import Json, ModelArgument
+from snugfit.cli.options import HeadersArgument, Json, Offline
 from snugfit.core import ModelSpec
 from snugfit.units import format_size
 
+if TYPE_CHECKING:
+    from snugfit.formats.hub_files import Listing
+
 
 def inspect_command(
-    model: ModelArgument,
+    model: HeadersArgument,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Show a model's shapes, tensor types, bytes and cache, from its headers alone.
 
+    Of a Hub repository with several quantizations, list them.
+
     Example:  snugfit inspect demo-moe --tensors
     """
-    from snugfit.sizing import inspect
+    from snugfit.headers import list_repository, open_headers
 
-    spec = inspect(model)
-    if json:
-        render.print_json(documents.of_model(spec))
+    listing = list_repository(model, is_offline=offline)
+    if listing is not None:
+        show_repository(listing, is_json=json)
         return
+    headers = open_headers(model, is_offline=offline)
+    spec = headers.model.spec()
+    if json:
+        render.print_json(documents.of_model(spec) | {"headers": headers.note})
+        return
+    say_where_from(spec.name, headers.note)
     show(spec)
     if tensors:
         show_tensors(spec)
@@ -63,6 +75,36 @@ def show(spec: ModelSpec) -> None:
 
 def _state_rows(state_bytes: int) -> list[tuple[str, str]]:
     return [("state", f"{format_size(state_bytes)} a slot")] if state_bytes else []
+
+
+def show_repository(listing: Listing, *, is_json: bool) -> None:
+    """Print the quantizations of a Hub repository, one a row, projectors last."""
+    if is_json:
+        render.print_json(documents.of_repository(listing))
+        return
+    sets = listing.gguf_sets()
+    render.out.print(
+        f"[bold]{render.safe(listing.repository)}[/]  {len(listing.models())} quantizations"
+    )
+    table = render.table("mix", ">bytes", ">size", ">parts", "file")
+    for one in sets:
+        parts = str(one.parts) if one.is_whole else f"{len(one.files)} of {one.parts}"
+        mix = "aside" if one.is_aside else one.mix
+        table.add_row(
+            render.safe(mix),
+            f"{one.size_bytes:,}",
+            format_size(one.size_bytes),
+            parts,
+            render.safe(one.files[0]),
+        )
+    render.out.print(table)
+    render.next_command(f"snugfit plan {listing.repository}")
+
+
+def say_where_from(name: str, note: str) -> None:
+    """Say so where a model is not opened from a file that is here."""
+    if note:
+        render.note(f"{render.safe(name)}: {note}")
 
 
 def warn_of_unknown(spec: ModelSpec) -> None:

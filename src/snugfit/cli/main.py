@@ -44,10 +44,9 @@ def overview() -> str:
         "MODEL is a Hugging Face directory, a GGUF file, a Hub name",
     ]
     lines += [
-        "owner/name[:file], or demo, demo-moe. Sizes: 15.2GiB, 16GB, 900MiB. Every",
-        "command",
+        "owner/name[:file], demo or demo-moe; to plan, a name as qwen3.6-35b-a3b too.",
+        "Sizes: 15.2GiB, 16GB, 900MiB. Every command takes --json and --help.\n",
     ]
-    lines[-1] += " takes --json and --help.\n"
     return "\n".join(lines)
 
 

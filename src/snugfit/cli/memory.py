@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from snugfit.cli import documents, render
-from snugfit.cli.inspect import warn_of_unknown
+from snugfit.cli.inspect import say_where_from, warn_of_unknown
 from snugfit.cli.options import (
     CpuExperts,
     Ctx,
     FlashAttention,
     GpuLayers,
+    HeadersArgument,
     Json,
     Kv,
     KvUnified,
     KvValues,
     MachineName,
     Measure,
-    ModelArgument,
+    Offline,
     Ram,
     Rollback,
     Slots,
@@ -31,7 +32,7 @@ from snugfit.units import format_size
 
 
 def memory_command(
-    model: ModelArgument,
+    model: HeadersArgument,
     ctx: Ctx = 4096,
     kv: Kv = "f16",
     kv_values: KvValues = "",
@@ -47,6 +48,7 @@ def memory_command(
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Say how many bytes exactly this configuration takes, on each device.
@@ -55,10 +57,11 @@ def memory_command(
 
     Example:  snugfit memory demo-moe --ctx 1024 --kv q8_0
     """
-    from snugfit.models import open_model
+    from snugfit.headers import open_headers
     from snugfit.planning.memory import every_layer, predict
 
-    opened, machine = open_model(model), machine_from(vram, ram, machine_name)
+    headers = open_headers(model, is_offline=offline)
+    opened, machine = headers.model, machine_from(vram, ram, machine_name)
     spec = opened.spec()
     if gpu_layers < 0:
         gpu_layers = every_layer(spec, machine)
@@ -76,8 +79,9 @@ def memory_command(
 
         use = with_measured_compute(use, opened)
     if json:
-        render.print_json(documents.of_memory(use))
+        render.print_json(documents.of_memory(use) | {"headers": headers.note})
         return
+    say_where_from(spec.name, headers.note)
     warn_of_unknown(spec)
     show(use)
     render.next_command(f"snugfit plan {model}{machine_options(machine_name, vram, ram)}")

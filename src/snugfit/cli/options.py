@@ -19,9 +19,21 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hugging Face directory, GGUF file, Hub name owner/name[:file], demo or demo-moe.",
+        help="Hugging Face directory, GGUF file, Hub name owner/name[:file or mix], demo.",
         show_default=False,
     ),
+]
+HeadersArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Hugging Face directory, GGUF file, Hub name owner/name[:file or mix], demo, or a "
+        "name of the catalogue, as qwen3.6-35b-a3b. Only headers are read.",
+        show_default=False,
+    ),
+]
+Offline = Annotated[
+    bool, typer.Option("--offline", help="Take headers of the Hub from the cache only.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout, nothing else.")]
 MachineName = Annotated[

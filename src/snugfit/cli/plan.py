@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from snugfit.cli import documents, memory, render
-from snugfit.cli.inspect import warn_of_unknown
+from snugfit.cli.inspect import say_where_from, warn_of_unknown
 from snugfit.cli.options import (
     Bpw,
     CpuExperts,
     Ctx,
     FlashAttention,
     GpuLayers,
+    HeadersArgument,
     Json,
     Kv,
     Like,
     MachineName,
-    ModelArgument,
+    Offline,
     Ram,
     Size,
     Slots,
@@ -30,7 +31,7 @@ from snugfit.units import format_size
 
 
 def plan_command(
-    model: ModelArgument,
+    model: HeadersArgument,
     ctx: Ctx = 0,
     size: Size = "",
     bpw: Bpw = 0.0,
@@ -44,35 +45,42 @@ def plan_command(
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
+    offline: Offline = False,
     json: Json = False,
 ) -> None:
     """Choose a mix, a context and a place for every layer, and say why.
 
     Example:  snugfit plan demo-moe --size 6MiB --ctx 1024
     """
-    from snugfit.models import open_model
-    from snugfit.planning import search
+    from snugfit.headers import open_headers
+    from snugfit.sizing import choose
 
-    spec, machine = open_model(model).spec(), machine_from(vram, ram, machine_name)
+    headers = open_headers(model, is_offline=offline)
+    machine = machine_from(vram, ram, machine_name)
+    specs = {pick: found.spec() for pick, found in headers.models.items()}
+    spec = next(iter(specs.values()))
     size_bytes = size_limit(size, bpw, spec.parameters)
     goal = goal_from(
         ctx, size_bytes, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
     )
-    others = search.candidates(spec, machine, goal)
-    chosen = search.choose_from(others, spec, goal)
+    others, chosen = choose(specs, machine, goal)
     if json:
-        document = documents.of_plan(chosen)
+        document = documents.of_plan(chosen) | {"headers": headers.note}
         document["candidates"] = [documents.of_candidate(plan) for plan in others]
         render.print_json(document)
         return
+    say_where_from(chosen.model, headers.note)
     warn_of_unknown(spec)
     show(chosen)
     show_candidates(others, chosen)
     limit = (f" --size {size}" if size else "") + machine_options(machine_name, vram, ram)
-    if spec.is_quantized:
-        render.next_command(f"snugfit run {model} --ctx {chosen.memory.configuration.ctx}")
+    weights = headers.weights or model
+    if len(specs) > 1:
+        weights += f":{chosen.mix}"
+    if spec.is_quantized or len(specs) > 1:
+        render.next_command(f"snugfit run {weights} --ctx {chosen.memory.configuration.ctx}")
     else:
-        render.next_command(f"snugfit fit {model} -o {spec.name}-{chosen.mix}.gguf{limit}")
+        render.next_command(f"snugfit fit {weights} -o {spec.name}-{chosen.mix}.gguf{limit}")
 
 
 def show(plan: Plan) -> None:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import mmap
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -41,9 +41,23 @@ SCALAR_DTYPES: dict[int, np.dtype[Any]] = {
     11: np.dtype("<i8"),
     12: np.dtype("<f8"),
 }
+# Far above what models have; a file of many gigabytes could claim billions.
+MOST_PAIRS, MOST_TENSORS = 2**16, 2**18
+TOKENIZER = "tokenizer."
+SKIM_BYTES = 2**16
 SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf")
 
 Metadata = Mapping[str, Any]
+# (key, strings) -> bytes that they take, and what follows them
+Skimmed = dict[tuple[str, int], tuple[int, bytes]]
+
+
+class Window(Protocol):
+    """Bytes of a file that are had by slicing: mapped, in memory or far away."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, span: slice, /) -> bytes: ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class GgufFile:
     header_bytes: int
     has_data: bool
     places: dict[str, Place] = field(repr=False)
+    absent_bytes: int = 0  # of the header's pairs that `metadata` lacks, having been passed over
 
     def rows(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Map a tensor's stored bytes, uint8 [rows, row_bytes], without reading them.
@@ -96,7 +111,12 @@ def read_gguf(path: Path | str) -> GgufFile:
     count = int(first.metadata.get("split.count", 0))
     if count <= 1:
         return first
-    parts = [first, *(_read_one(other) for other in _other_splits(path, count))]
+    return joined([first, *(_read_one(other) for other in _other_splits(path, count))])
+
+
+def joined(parts: Sequence[GgufFile]) -> GgufFile:
+    """Return the splits of a model as one file. Raises FormatError where they do not match."""
+    first = parts[0]
     tensors: dict[str, TensorInfo] = {}
     places: dict[str, Place] = {}
     for part in parts:
@@ -107,17 +127,18 @@ def read_gguf(path: Path | str) -> GgufFile:
     declared = int(first.metadata.get("split.tensors.count", len(tensors)))
     if declared != len(tensors):
         raise FormatError(
-            f"{path}: {len(tensors)} tensors in {count} splits, but {declared} are declared. "
-            "Download the missing splits again."
+            f"{first.path}: {len(tensors)} tensors in {len(parts)} splits, but {declared} are "
+            "declared. Download the missing splits again."
         )
     return GgufFile(
-        path,
+        first.path,
         {key: value for key, value in first.metadata.items() if not key.startswith("split.")},
         tensors,
         sum(part.file_bytes for part in parts),
         first.header_bytes,
         all(part.has_data for part in parts),
         places,
+        first.absent_bytes,
     )
 
 
@@ -143,20 +164,32 @@ def _read_one(path: Path) -> GgufFile:
             if not file.read(1):
                 raise FormatError(f"{path}: the file is empty. Download it again.")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-                return _Header(path, mapped).read()
+                return read_header(path, mapped)
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file.") from None
     except (IsADirectoryError, PermissionError) as error:
         raise FormatError(f"{path}: cannot be read ({error.strerror}).") from None
 
 
-class _Header:
-    """Reads one file's header from its mapping, left to right, never past the end."""
+def read_header(path: Path, window: Window, skimmed: Skimmed | None = None) -> GgufFile:
+    """Read the header at the start of `window`; `path` is what errors call it.
 
-    def __init__(self, path: Path, mapped: mmap.mmap) -> None:
+    With `skimmed`, which is filled, the arrays of the tokenizer are passed over and left out: they
+    are most of a header, and the same in every quantization of a model. Raises FormatError,
+    UnsupportedError.
+    """
+    return _Header(path, window, skimmed).read()
+
+
+class _Header:
+    """Reads one file's header from a window on it, left to right, never past the end."""
+
+    def __init__(self, path: Path, window: Window, skimmed: Skimmed | None) -> None:
         self.path = path
-        self.data = mapped
-        self.size = len(mapped)
+        self.data = window
+        self.size = len(window)
+        self.skimmed = skimmed
+        self.absent_bytes = 0
         self.position = 0
 
     def read(self) -> GgufFile:
@@ -170,19 +203,33 @@ class _Header:
             kind = "big-endian" if swapped in VERSIONS else f"version {version}"
             raise UnsupportedError(f"{self.path}: {kind} GGUF; versions 2 and 3 are read.")
         tensor_count, pair_count = self.number("<Q"), self.number("<Q")
-        self.check_count(pair_count, SMALLEST_PAIR_BYTES, "key-value pairs")
+        self.check_count(pair_count, SMALLEST_PAIR_BYTES, "key-value pairs", MOST_PAIRS)
         metadata = {}
         for _ in range(pair_count):
-            key = self.string()
-            metadata[key] = self.value(self.number("<I"), key)
-        self.check_count(tensor_count, SMALLEST_TENSOR_BYTES, "tensors")
+            start = self.position
+            key, type_id = self.string(), self.number("<I")
+            if self.skimmed is not None and type_id == ARRAY and key.startswith(TOKENIZER):
+                self.pass_over(key, self.skimmed)
+                self.absent_bytes += self.position - start
+            else:
+                metadata[key] = self.value(type_id, key)
+        self.check_count(tensor_count, SMALLEST_TENSOR_BYTES, "tensors", MOST_TENSORS)
         tensors, offsets = self.tensor_infos(tensor_count)
         data_start = padded(self.position, self.alignment(metadata))
         has_data = not tensors or self.size > data_start
         places = {name: Place(self.path, data_start + offset) for name, offset in offsets.items()}
         if has_data:
             self.check_places(tensors, places)
-        return GgufFile(self.path, metadata, tensors, self.size, data_start, has_data, places)
+        return GgufFile(
+            self.path,
+            metadata,
+            tensors,
+            self.size,
+            data_start,
+            has_data,
+            places,
+            self.absent_bytes,
+        )
 
     def alignment(self, metadata: Metadata) -> int:
         value = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
@@ -241,15 +288,49 @@ class _Header:
         return np.frombuffer(self.take(dtype.itemsize), dtype)[0]
 
     def array(self, key: str) -> Any:
+        kind, count = self.array_start(key)
+        if kind == STRING:
+            return [self.string() for _ in range(count)]
+        dtype = SCALAR_DTYPES[kind]
+        return np.frombuffer(self.take(count * dtype.itemsize), dtype).copy()
+
+    def array_start(self, key: str) -> tuple[int, int]:
+        """Return the type number and length of an array, whose values are next."""
         kind, count = self.number("<I"), self.number("<Q")
         if kind == STRING:
             self.check_count(count, 8, f"strings of {key}")
-            return [self.string() for _ in range(count)]
-        if kind not in SCALAR_DTYPES:
+        elif kind in SCALAR_DTYPES:
+            self.check_count(count, SCALAR_DTYPES[kind].itemsize, f"values of {key}")
+        else:
             raise self.fault(f"key {key} is an array of the unknown type number {kind}")
-        dtype = SCALAR_DTYPES[kind]
-        self.check_count(count, dtype.itemsize, f"values of {key}")
-        return np.frombuffer(self.take(count * dtype.itemsize), dtype).copy()
+        return kind, count
+
+    def pass_over(self, key: str, skimmed: Skimmed) -> None:
+        """Move past an array, at one go where what follows is what followed it elsewhere."""
+        kind, count = self.array_start(key)
+        if kind != STRING:
+            self.position += count * SCALAR_DTYPES[kind].itemsize
+            return
+        length, following = skimmed.get((key, count), (0, b""))
+        end = self.position + length
+        if not following or self.data[end : end + len(following)] != following:
+            end = self.end_of_strings(count, key)
+            name_bytes = int.from_bytes(self.data[end : end + 8], "little")
+            following = self.data[end : end + 8 + min(name_bytes, 256)]
+            skimmed[key, count] = end - self.position, following
+        self.position = end
+
+    def end_of_strings(self, count: int, key: str) -> int:
+        """Return the position after `count` strings, looking at their lengths only."""
+        at = start = self.position
+        piece = b""
+        for _ in range(count):
+            if at + 8 > start + len(piece):
+                start, piece = at, self.data[at : at + SKIM_BYTES]
+            at += 8 + int.from_bytes(piece[at - start : at - start + 8], "little")
+            if at > self.size:
+                raise self.fault(f"strings of {key} end past the end of the file")
+        return at
 
     def string(self) -> str:
         length = self.number("<Q")
@@ -269,11 +350,15 @@ class _Header:
         self.position += count
         return taken
 
-    def check_count(self, count: int, smallest_bytes: int, what: str) -> None:
+    def check_count(
+        self, count: int, smallest_bytes: int, what: str, most: int | None = None
+    ) -> None:
         if count * smallest_bytes > self.size - self.position:
             raise self.fault(
                 f"declares {count} {what}, more than its {self.size} bytes can hold; it is damaged"
             )
+        if most is not None and count > most:
+            raise self.fault(f"declares {count} {what}; {most} are the most that is believed")
 
     def fault(self, what: str) -> FormatError:
         return FormatError(f"{self.path}: {what}. Download the file again.")

@@ -29,6 +29,18 @@ OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 def encode_header(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> bytes:
     """Return everything before the data: magic, counts, metadata, tensor infos, padding."""
+    header = _unpadded(metadata, tensors)
+    return header.ljust(padded(len(header)), b"\0")
+
+
+def header_size(
+    metadata: Mapping[str, Any], tensors: Sequence[TensorInfo], absent_bytes: int = 0
+) -> int:
+    """Return the bytes of a header that has `absent_bytes` more than what is given here."""
+    return padded(len(_unpadded(metadata, tensors)) + absent_bytes)
+
+
+def _unpadded(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> bytes:
     pairs = {key: value for key, value in metadata.items() if key != "general.alignment"}
     parts = [MAGIC, struct.pack("<IQQ", VERSION, len(tensors), len(pairs))]
     for key, value in pairs.items():
@@ -41,8 +53,7 @@ def encode_header(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) ->
             struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, tensor.type.id, offset),
         ]
         offset += padded(tensor.size_bytes)
-    header = b"".join(parts)
-    return header.ljust(padded(len(header)), b"\0")
+    return b"".join(parts)
 
 
 def _string(text: str) -> bytes:

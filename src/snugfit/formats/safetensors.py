@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from snugfit.errors import FormatError, UnsupportedError
 
 # The format's own bound on a header (safetensors' documentation, "Format").
 LARGEST_HEADER_BYTES = 100_000_000
+LENGTH_BYTES = 8  # a file begins with the length of its header
 # bfloat16 is kept as its 16 stored bits; numpy has no such type.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
@@ -59,33 +61,42 @@ class StoredTensor:
         return np.memmap(self.path, DTYPES[self.dtype], "r", offset=self.offset, shape=self.shape)
 
 
-def read_folder(folder: Path) -> dict[str, StoredTensor]:
+Tensors = dict[str, StoredTensor]
+
+
+def read_folder(folder: Path) -> Tensors:
     """Return the tensors of a Hugging Face directory by name. Raises FormatError."""
     index = folder / INDEX_NAME
     if index.is_file():
-        return _read_shards(folder, index)
+        return read_shards(index, read_json(index), partial(_read_local, folder))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise FormatError(
             f"{folder}: no .safetensors file. Download the weights too, not only the config."
         )
-    tensors: dict[str, StoredTensor] = {}
+    tensors: Tensors = {}
     for file in files:
         tensors |= read_safetensors(file)
     return tensors
 
 
-def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
-    weight_map = read_json(index).get("weight_map")
+def read_shards(
+    index: Path, described: Mapping[str, Any], read: Callable[[list[str]], list[Tensors]]
+) -> Tensors:
+    """Return the tensors of all shards that an index names; `read` opens files of its folder.
+
+    `described` is the content of `index`. Raises FormatError.
+    """
+    weight_map = described.get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(v, str) for v in weight_map.values()):
         raise FormatError(f"{index}: no weight_map of names to files. Download it again.")
-    found: dict[str, StoredTensor] = {}
-    for name in sorted(set(weight_map.values())):
+    names = sorted(set(weight_map.values()))
+    for name in names:
         if Path(name).name != name:
             raise FormatError(f"{index}: names the file {name!r}, which is outside the folder.")
-        if not (folder / name).is_file():
-            raise FormatError(f"{folder / name}: the shard is missing. Download it.")
-        found |= read_safetensors(folder / name)
+    found: Tensors = {}
+    for tensors in read(names):
+        found |= tensors
     missing = weight_map.keys() - found.keys()
     if missing:
         raise FormatError(
@@ -95,12 +106,25 @@ def _read_shards(folder: Path, index: Path) -> dict[str, StoredTensor]:
     return found
 
 
+def _read_local(folder: Path, names: list[str]) -> list[Tensors]:
+    for name in names:
+        if not (folder / name).is_file():
+            raise FormatError(f"{folder / name}: the shard is missing. Download it.")
+    return [read_safetensors(folder / name) for name in names]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the JSON object in `path`. Raises FormatError if it is not one."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        return json_object(path, path.read_bytes())
     except FileNotFoundError:
         raise FormatError(f"{path}: no such file.") from None
+
+
+def json_object(path: Path, text: bytes) -> dict[str, Any]:
+    """Return the JSON object that `path` holds. Raises FormatError if it is not one."""
+    try:
+        value = json.loads(text)
     except (ValueError, RecursionError):
         raise FormatError(f"{path}: not valid JSON. Download it again.") from None
     if not isinstance(value, dict):
@@ -108,26 +132,36 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_safetensors(path: Path) -> dict[str, StoredTensor]:
+def read_safetensors(path: Path) -> Tensors:
     """Return the tensors of one file by name. Raises FormatError if the header lies."""
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(size - 8, LARGEST_HEADER_BYTES):
-            raise FormatError(
-                f"{path}: its header claims {length} bytes, but the file has {size}; "
-                "it is truncated or not safetensors. Download it again."
-            )
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError):
-            raise FormatError(f"{path}: its header is not JSON. Download it again.") from None
+        length = header_length(path, file.read(LENGTH_BYTES), size)
+        return tensors_of(path, file.read(length), size)
+
+
+def header_length(path: Path, start: bytes, file_bytes: int) -> int:
+    """Return the bytes of JSON that follow the first LENGTH_BYTES. Raises FormatError."""
+    length: int = struct.unpack("<Q", start)[0] if len(start) == LENGTH_BYTES else 0
+    if not 2 <= length <= min(file_bytes - LENGTH_BYTES, LARGEST_HEADER_BYTES):
+        raise FormatError(
+            f"{path}: its header claims {length} bytes, but the file has {file_bytes}; "
+            "it is truncated or not safetensors. Download it again."
+        )
+    return length
+
+
+def tensors_of(path: Path, text: bytes, file_bytes: int) -> Tensors:
+    """Return the tensors that a header's JSON describes. Raises FormatError if it lies."""
+    try:
+        header = json.loads(text)
+    except (ValueError, RecursionError):
+        raise FormatError(f"{path}: its header is not JSON. Download it again.") from None
     if not isinstance(header, dict):
         raise FormatError(f"{path}: its header is not a JSON object. Download it again.")
-    data_start = 8 + length
+    data_start = LENGTH_BYTES + len(text)
     return {
-        name: _checked(path, name, entry, data_start, size)
+        name: _checked(path, name, entry, data_start, file_bytes)
         for name, entry in header.items()
         if name != "__metadata__"
     }

@@ -8,7 +8,7 @@ room for COMFORTABLE_CONTEXT.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from snugfit.core import Configuration, Device, Machine, MemoryUse, ModelSpec, Plan
@@ -100,9 +100,29 @@ def candidates(spec: ModelSpec, machine: Machine, goal: Goal) -> list[Plan]:
         for cut in cuts
         if goal.size_bytes is None or cut.file_bytes <= goal.size_bytes
     ]
-    return sorted(
-        plans, key=lambda plan: (plan.bits_per_weight, plan.memory.configuration.ctx), reverse=True
-    )
+    return sorted(plans, key=_quality, reverse=True)
+
+
+def candidates_of_files(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> list[Plan]:
+    """Return a plan for every file of one model that exists, by what picks it, as `candidates`.
+
+    Files are taken as they are; a mix that is asked for is one of their names. Raises
+    UnsupportedError where none has it.
+    """
+    wanted = [pick for pick in specs if goal.mix is None or pick.upper() == goal.mix.upper()]
+    if not wanted:
+        raise UnsupportedError(f"no file is of the mix {goal.mix}. There are: {', '.join(specs)}.")
+    as_they_are = replace(goal, mix=AS_IT_IS)
+    plans = [
+        replace(plan, mix=pick)
+        for pick in wanted
+        for plan in candidates(specs[pick], machine, as_they_are)
+    ]
+    return sorted(plans, key=_quality, reverse=True)
+
+
+def _quality(plan: Plan) -> tuple[float, int]:
+    return plan.bits_per_weight, plan.memory.configuration.ctx
 
 
 def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:

@@ -334,7 +334,9 @@ FALLBACKS = {
         ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"
     ),
 }
-NEVER_QUANTIZED = re.compile(r"_norm|ffn_gate_inp|\.bias$|rope_freqs")
+NEVER_QUANTIZED = re.compile(
+    r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
+)
 TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 
