@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from headers import header
 
 from snugfit.archs.catalogue import CATALOGUE, CatalogueModel
 from snugfit.archs.table import spec_of
 from snugfit.core import TensorInfo
-from snugfit.formats.gguf import read_gguf
 
 DATA = Path(__file__).parents[1] / "data"
 DIGESTS: dict[str, dict[str, Any]] = json.loads((DATA / "header_digests.json").read_text())
@@ -78,10 +78,10 @@ def test_catalogue_has_the_keys_and_tensors_of_the_recorded_header(name: str) ->
 
 @pytest.mark.parametrize("name", ["Llama-3.3-70B", "Qwen3-30B-A3B"])
 def test_digests_are_those_of_the_headers(name: str) -> None:
-    header = read_gguf(DATA / f"headers/{name}.gguf")
+    recorded = header(name)
     model = CATALOGUE[name.lower()]
-    assert facts(model.metadata, model.tensors) == facts(header.metadata, header.tensors)
-    assert digest(facts(header.metadata, header.tensors)) == DIGESTS[name.lower()]["sha256"]
+    assert facts(model.metadata, model.tensors) == facts(recorded.metadata, recorded.tensors)
+    assert digest(facts(recorded.metadata, recorded.tensors)) == DIGESTS[name.lower()]["sha256"]
 
 
 @pytest.mark.parametrize("name", BILLIONS)
