@@ -1,6 +1,6 @@
 """KL divergence of our mixes against llama.cpp's own kernels: same model, types, importance, bytes.
 
-python benchmarks/quality.py [--model demo] [--json]
+python benchmarks/quality.py [--model demo] [--mixes Q4_K_M,IQ3_M] [--json]
 
 Both files have the same types and so the same size; only who chose scales and rounding differs.
 llama.cpp's blocks come from the `ggml_quantize_chunk` that the engine's package carries.
@@ -10,13 +10,17 @@ Each row is a ratio of two means over the same held-out tokens, in the same torc
 from __future__ import annotations
 
 import argparse
-import ctypes
 import json
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "quants"))
+
+import ggml_library
 
 from snugfit import quantize as verb
 from snugfit.calibrate import calibrate
@@ -25,40 +29,30 @@ from snugfit.models import open_model
 from snugfit.quants.recipes import RECIPES
 from snugfit.quants.types import TYPES
 
-MIXES = [name for name, recipe in RECIPES.items() if TYPES[recipe.base].is_quantized]
+# These are for models that were trained to hold no more values.
+TRAINED_FOR = ("MXFP4_MOE", "Q2_0", "TQ2_0", "TQ1_0", "Q1_0")
+MIXES = [
+    name
+    for name, recipe in RECIPES.items()
+    if TYPES[recipe.base].is_quantized and name not in TRAINED_FOR
+]
 
 
 def ggml_quantize_rows(
-    rows: np.ndarray[Any, Any], type_name: str, importance: Any = None, threads: int = 1
+    rows: Any, type_name: str, importance: Any = None, threads: int = 1, quality: str = "fast"
 ) -> np.ndarray[Any, Any]:
-    """Quantize with llama.cpp's kernels, through the C symbol that xllamacpp's library exports."""
-    import xllamacpp
-
-    path = next(Path(xllamacpp.__file__).parent.glob("*.so"))
-    call = ctypes.CDLL(str(path)).ggml_quantize_chunk
-    call.restype = ctypes.c_size_t
-    call.argtypes = [ctypes.c_int, *[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 3, ctypes.c_void_p]
-    kind, rows = TYPES[type_name], np.ascontiguousarray(rows, np.float32)
-    out = np.empty((len(rows), kind.row_bytes(rows.shape[1])), np.uint8)
+    """Stand in for our quantize_rows with llama.cpp's kernels, which know one quality."""
     weights = None if importance is None else np.ascontiguousarray(importance, np.float32)
-    call(
-        kind.id,
-        rows.ctypes.data,
-        out.ctypes.data,
-        0,
-        *rows.shape,
-        None if weights is None else weights.ctypes.data,
-    )
-    return out
+    return ggml_library.quantize(rows, type_name, weights)
 
 
-def measure(model_name: str) -> list[dict[str, Any]]:
+def measure(model_name: str, mixes: list[str]) -> list[dict[str, Any]]:
     model = open_model(model_name)
     importance = calibrate(model)
     kernels = {"ours": verb.quantize_rows, "ggml": ggml_quantize_rows}
     results = []
     with TemporaryDirectory() as folder:
-        for mix in MIXES:
+        for mix in mixes:
             row: dict[str, Any] = {"model": model_name, "mix": mix}
             for whose, kernel in kernels.items():
                 verb.quantize_rows = kernel
@@ -77,9 +71,10 @@ def measure(model_name: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", default="demo")
+    parser.add_argument("--mixes", default=",".join(MIXES))
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    results = measure(arguments.model)
+    results = measure(arguments.model, arguments.mixes.upper().split(","))
     if arguments.json:
         print(json.dumps(results, indent=2))
         return
