@@ -3,6 +3,8 @@
 // value = d * scale * level * sign. Scales are odd integers, one for each 32 weights; levels are
 // odd, too, but for the last one of IQ3_XXS.
 
+#include <cstring>
+
 #include "iq3_fit.h"
 #include "iq_dequantize.h"
 #include "kernels.h"
@@ -59,16 +61,33 @@ void write_block(Small, const Fit& fit, int first, uint8_t* block) {
     }
 }
 
+bool all_zero(const Loaded<SUB>& loaded) {
+    Floats largest{};
+    for (int i = 0; i < Loaded<SUB>::WEIGHTS; i += LANES) {
+        largest = larger(largest, magnitude(lanes(loaded.value + i)));
+    }
+    bool zero = true;
+    for (int lane = 0; lane < LANES; ++lane) {
+        zero &= largest[lane] == 0;
+    }
+    return zero;
+}
+
 template <typename Shape>
 void quantize(const float* row, const float* importance, int64_t columns, uint8_t* blocks) {
     Fit fit;
     for_tiles<SUB>(row, importance, columns, fill_costs,
                    [&](const Loaded<SUB>& loaded, int supers, int64_t first_super) {
+                       uint8_t* first_block = blocks + first_super * Shape::BYTES;
+                       if (all_zero(loaded)) {  // as rows of experts that were pruned are
+                           std::memset(first_block, 0, supers * Shape::BYTES);
+                           return;
+                       }
                        fit.tile = loaded.tile;
                        fit_tile<Shape>(fit);
                        for (int i = 0; i < supers; ++i) {
                            write_block(Shape{}, fit, SUBS_OF_SUPER * i,
-                                       blocks + (first_super + i) * Shape::BYTES);
+                                       first_block + i * Shape::BYTES);
                        }
                    });
 }
