@@ -47,8 +47,6 @@ inline std::uint64_t load_8(const void* bytes) {
     return word;
 }
 
-inline void store_8(void* bytes, std::uint64_t word) { std::memcpy(bytes, &word, sizeof word); }
-
 constexpr std::uint64_t EVERY_BYTE = 0x0101010101010101;
 
 // Eight bytes for every eight bits, the first lowest: 0xff where the bit is set.

@@ -127,52 +127,16 @@ void fit_alone(const Tile<N>& tile, int first, TernaryFit<N>& fit) {
 inline float nearest_integer(float exact) {
     return clamp(2.0f * nearest(0.5f * (exact - 1.0f)) + 1.0f, 1.0f, HIGHEST_INTEGER);
 }
-inline Floats nearest_integer(Floats exact) {
-    return clamp(2.0f * nearest(0.5f * (exact - 1.0f)) + 1.0f, 1.0f, HIGHEST_INTEGER);
-}
-
 // The integers that the largest scale of a super-block may have.
 alignas(64) constexpr float INTEGER_TARGETS[] = {15.0f, 14.5f, 15.5f, 14.0f, 16.0f, 13.0f,
                                                  12.0f, 11.0f, 17.0f, 10.0f, 9.0f,  8.0f,
                                                  7.0f,  6.0f,  5.0f,  3.0f};
 
-// Finds d: its odd multiples come closest to the sub-blocks' own scales. A vector holds targets.
-inline float fit_step(const float* scales, const float* weights, int count) {
-    float largest = 0;
-    for (int i = 0; i < count; ++i) {
-        largest = scales[i] > largest ? scales[i] : largest;
-    }
-    alignas(64) float steps[SUBS], costs[SUBS];
-    for (int first = 0; first < SUBS; first += LANES) {
-        const Floats unit = lanes(INTEGER_TARGETS + first) * inverse(largest);
-        Floats square{}, product{};
-        for (int i = 0; i < count; ++i) {
-            const Floats integer = nearest_integer(scales[i] * unit);
-            square += weights[i] * integer * integer;
-            product += weights[i] * scales[i] * integer;
-        }
-        const Floats step = round_to_half(divide(product, square));
-        const Floats step_unit = inverse(step);
-        Floats cost{};
-        for (int i = 0; i < count; ++i) {
-            const Floats error = step * nearest_integer(scales[i] * step_unit) - scales[i];
-            cost += weights[i] * error * error;
-        }
-        lanes(steps + first) = step;
-        lanes(costs + first) = cost;
-    }
-    int best = 0;
-    for (int i = 1; i < SUBS; ++i) {
-        best = costs[i] < costs[best] ? i : best;
-    }
-    return steps[best];
-}
-
 // Chooses integers and shifts under d.
 template <int N>
 void choose_integers(const Tile<N>& tile, int first, TernaryFit<N>& fit) {
     const Floats d = lanes(fit.d + first);
-    const Floats integer = nearest_integer(lanes(fit.scale + first) * inverse(d));
+    const Floats integer = OddIntegers{HIGHEST_INTEGER}(lanes(fit.scale + first) * inverse(d));
     const Floats scale = d * integer;
     lanes(fit.integer + first) = integer;
     lanes(fit.scale + first) = scale;
@@ -268,7 +232,9 @@ void fit_ternary(const Loaded<N>& loaded, const TernaryGrid& grid,
         fit_alone(loaded.tile, first, fit);
     }
     for (int first = 0; first < SUBS; first += COUNT) {
-        const float d = fit_step(fit.scale + first, fit.code_code + first, COUNT);
+        const float d = best_step(fit.scale + first, fit.code_code + first, COUNT,
+                                  largest_of(fit.scale + first, COUNT), INTEGER_TARGETS,
+                                  OddIntegers{HIGHEST_INTEGER});
         for (int i = first; i < first + COUNT; ++i) {
             fit.d[i] = d;
         }

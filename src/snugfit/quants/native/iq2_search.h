@@ -87,47 +87,13 @@ void choose_rows(const LevelGrid& grid, const Tile<N>& tile, const float* scale,
     }
 }
 
-// Rounds as d is rounded.
-template <typename Number>
-Number round_step(Number step) {
-    return round_to_half(step * 8.0f) * 0.125f;
-}
-
-inline Floats odd_multiple(Floats exact) {
-    return clamp(2.0f * nearest(0.5f * exact - 0.5f) + 1.0f, 1, HIGHEST_MULTIPLE);
-}
-
-// Returns the step whose odd multiples come closest to `count` scales, in squares weighted by
-// `weights`.
-inline float best_odd_step(const float* scales, const float* weights, int count) {
-    float largest = 0;
-    for (int i = 0; i < count; ++i) {
-        largest = scales[i] > largest ? scales[i] : largest;
+// Rounds as d is rounded, of which it is an eighth.
+struct RoundStep {
+    template <typename Number>
+    Number operator()(Number step) const {
+        return round_to_half(step * 8.0f) * 0.125f;
     }
-    alignas(64) float steps[16], costs[16];
-    for (int first = 0; first < 16; first += LANES) {
-        const Floats unit = lanes(STEP_TARGETS + first) * inverse(largest);
-        Floats square{}, product{}, cost{};
-        for (int i = 0; i < count; ++i) {
-            const Floats multiple = odd_multiple(scales[i] * unit);
-            square += weights[i] * multiple * multiple;
-            product += weights[i] * scales[i] * multiple;
-        }
-        const Floats step = round_step(divide(product, square));
-        const Floats step_unit = inverse(step);
-        for (int i = 0; i < count; ++i) {
-            const Floats error = step * odd_multiple(scales[i] * step_unit) - scales[i];
-            cost += weights[i] * error * error;
-        }
-        lanes(steps + first) = step;
-        lanes(costs + first) = cost;
-    }
-    int best = 0;
-    for (int i = 1; i < 16; ++i) {
-        best = costs[i] < costs[best] ? i : best;
-    }
-    return steps[best];
-}
+};
 
 // Fits the scale of each sub-block alone. Each factor changes the scales where the search starts.
 template <int N, int FACTORS>
@@ -167,7 +133,7 @@ void choose_multiples(const LevelGrid& grid, const Tile<N>& tile, const SubFit& 
     for (int sub = 0; sub < SUBS; sub += LANES) {
         const Floats step = lanes(fit.step + sub);
         const Floats exact = lanes(alone.scale + sub) * inverse(step);
-        const Floats multiple = odd_multiple(exact);
+        const Floats multiple = OddIntegers{HIGHEST_MULTIPLE}(exact);
         const Floats next = multiple + (exact > multiple ? splat(2) : splat(-2));
         lanes(fit.multiple + sub) = multiple;
         lanes(other.multiple + sub) = clamp(next, 1, HIGHEST_MULTIPLE);
@@ -192,7 +158,7 @@ float refit_step(const RowFit<N>& fit, int first, int end) {
         square += multiple * multiple * fit.level_level[i];
         product += multiple * fit.value_level[i];
     }
-    return product > 0 ? round_step(static_cast<float>(product / square)) : fit.step[first];
+    return product > 0 ? RoundStep{}(static_cast<float>(product / square)) : fit.step[first];
 }
 
 // Finds the step, the multiples and the rows of a tile of magnitudes, from first scales.
@@ -203,7 +169,9 @@ void fit_rows(const LevelGrid& grid, const Tile<N>& tile, const float (&factors)
     fit_alone(grid, tile, factors, fit, alone);
     for (int i = 0; i < SUBS; ++i) {
         fit.step[i] = i % COUNT > 0 ? fit.step[i - 1]
-                                    : best_odd_step(alone.scale + i, alone.weight + i, COUNT);
+                                    : best_step(alone.scale + i, alone.weight + i, COUNT,
+                                                largest_of(alone.scale + i, COUNT), STEP_TARGETS,
+                                                OddIntegers{HIGHEST_MULTIPLE}, RoundStep{});
     }
     choose_multiples(grid, tile, alone, fit);
     for (int i = 0; i < SUBS; ++i) {

@@ -50,14 +50,6 @@ const PairedGrid<Shape::ROWS>& paired_grid() {
     return paired;
 }
 
-// Rounds to odd integers from 1.
-struct OddIntegers {
-    float highest;
-    Floats operator()(Floats exact) const {
-        return clamp(2.0f * nearest(0.5f * exact - 0.5f) + 1.0f, 1.0f, highest);
-    }
-};
-
 // Scales of the sub-blocks of a tile, the rows under them, what both cost, and sums to fit d again.
 struct Choice {
     alignas(64) float scale[SUBS], cost[SUBS], level_level[SUBS], value_level[SUBS];
@@ -331,12 +323,9 @@ void start_scales(Fit& fit) {
         lanes(weight + first) = square_sum;
     }
     for (int first = 0; first < SUBS; first += SUBS_OF_SUPER) {
-        float largest = 0;
-        for (int i = first; i < first + SUBS_OF_SUPER; ++i) {
-            largest = fit.alone[i] > largest ? fit.alone[i] : largest;
-        }
-        const float d = best_step(fit.alone + first, weight + first, SUBS_OF_SUPER, largest,
-                                  SCALE_TARGETS, OddIntegers{HIGHEST_SCALE});
+        const float d = best_step(fit.alone + first, weight + first, SUBS_OF_SUPER,
+                                  largest_of(fit.alone + first, SUBS_OF_SUPER), SCALE_TARGETS,
+                                  OddIntegers{HIGHEST_SCALE});
         for (int i = first; i < first + SUBS_OF_SUPER; ++i) {
             fit.d[i] = d;
         }

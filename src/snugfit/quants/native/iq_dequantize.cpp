@@ -186,7 +186,7 @@ void dequantize_iq1_s(const uint8_t* blocks, int64_t columns, float* row) {
                 const int first = low[0] | (((high >> (3 * i)) & 7) << 8);
                 const int second = low[1] | (((high >> (3 * i + 3)) & 7) << 8);
                 store_16(codes + 8 * i,
-                         join(load_8(grids.iq1 + 8 * first), load_8(grids.iq1 + 8 * second)));
+                         two_rows(grids.iq1 + 8 * first, grids.iq1 + 8 * second));
             }
             write_shifted<STREAM, 32>(codes, scale, shift, shift, row + start + 32 * group);
         }

@@ -71,12 +71,6 @@ inline void round_codes(const float* values, float offset, float unit, float low
     }
 }
 
-inline std::uint64_t load_eight(const uint8_t* bytes) {
-    std::uint64_t eight;
-    std::memcpy(&eight, bytes, sizeof eight);
-    return eight;
-}
-
 // Writes codes 0..15 as nibbles: the first half of the block low, the second half high.
 inline void pack_nibbles(const Codes& codes, uint8_t* bytes) {
     Whole both[VECTORS / 2];
@@ -88,17 +82,16 @@ inline void pack_nibbles(const Codes& codes, uint8_t* bytes) {
 
 // As pack_nibbles, for codes 0..31: their fifth bits, one bit a weight, and then their nibbles.
 inline void pack_five_bits(const Codes& codes, uint8_t* bytes) {
-    constexpr std::uint64_t NIBBLES = 0x0f0f0f0f0f0f0f0f, BITS = 0x0101010101010101;
     uint8_t small[BLOCK];
     store_bytes<BLOCK>(codes, small);
     for (int i = 0; i < BLOCK / 8; ++i) {
-        const std::uint64_t bits = (load_eight(small + 8 * i) >> 4) & BITS;
+        const std::uint64_t bits = (load_8(small + 8 * i) >> 4) & EVERY_BYTE;
         // Moves bit 8 * j to bit 56 + j, for all eight at once.
         bytes[i] = static_cast<uint8_t>((bits * 0x0102040810204080) >> 56);
     }
     for (int i = 0; i < BLOCK / 2; i += 8) {
-        const std::uint64_t low = load_eight(small + i) & NIBBLES;
-        const std::uint64_t high = load_eight(small + i + BLOCK / 2) & NIBBLES;
+        const std::uint64_t low = load_8(small + i) & 15 * EVERY_BYTE;
+        const std::uint64_t high = load_8(small + i + BLOCK / 2) & 15 * EVERY_BYTE;
         const std::uint64_t packed = low | (high << 4);
         std::memcpy(bytes + 4 + i, &packed, sizeof packed);
     }

@@ -84,7 +84,8 @@ void start_scales(const Tile<Shape::SUB>& tile, ScaleFit& fit) {
             extreme = std::fabs(fit.fitted[i]) > std::fabs(extreme) ? fit.fitted[i] : extreme;
         }
         const float d = best_step(fit.fitted + first, cost_sum + first, COUNT, extreme,
-                                  Shape::SCALE_TARGETS, Shape::LOWEST_SCALE, Shape::HIGHEST_SCALE);
+                                  Shape::SCALE_TARGETS,
+                                  WholeCodes{Shape::LOWEST_SCALE, Shape::HIGHEST_SCALE});
         for (int i = first; i < first + COUNT; ++i) {
             fit.d[i] = d;
         }

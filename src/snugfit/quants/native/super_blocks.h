@@ -83,11 +83,33 @@ void for_tiles(const float* row, const float* importance, int64_t columns,
     }
 }
 
-// Returns the 16-bit step whose multiples by `integers` come closest to `count` values, in squares
-// weighted by `weights`. Each target is the multiple that the extreme value would have.
-template <int TARGETS, typename Integers>
+inline float largest_of(const float* values, int count) {
+    float largest = 0;
+    for (int i = 0; i < count; ++i) {
+        largest = values[i] > largest ? values[i] : largest;
+    }
+    return largest;
+}
+
+// Rounds to odd integers from 1.
+struct OddIntegers {
+    float highest;
+    Floats operator()(Floats exact) const {
+        return clamp(2.0f * nearest(0.5f * exact - 0.5f) + 1.0f, 1.0f, highest);
+    }
+};
+
+struct RoundToHalf {
+    Floats operator()(Floats step) const { return round_to_half(step); }
+};
+
+// Returns the step, rounded as it is stored, whose multiples by `integers` come closest to `count`
+// values, in squares weighted by `weights`. Each target is the multiple that the extreme value would
+// have.
+template <int TARGETS, typename Integers, typename Round = RoundToHalf>
 float best_step(const float* values, const float* weights, int count, float extreme,
-                const float (&targets)[TARGETS], const Integers& integers) {
+                const float (&targets)[TARGETS], const Integers& integers,
+                const Round& round = {}) {
     static_assert(TARGETS % SUBS == 0, "targets fill whole vectors");
     alignas(64) float steps[TARGETS], costs[TARGETS];
     for (int first = 0; first < TARGETS; first += LANES) {
@@ -98,7 +120,7 @@ float best_step(const float* values, const float* weights, int count, float extr
             square += weights[i] * integer * integer;
             product += weights[i] * values[i] * integer;
         }
-        const Floats step = round_to_half(divide(product, square));
+        const Floats step = round(divide(product, square));
         const Floats step_unit = inverse(step);
         Floats cost{};
         for (int i = 0; i < count; ++i) {
@@ -113,12 +135,6 @@ float best_step(const float* values, const float* weights, int count, float extr
         best = costs[i] < costs[best] ? i : best;
     }
     return steps[best];
-}
-
-template <int TARGETS>
-float best_step(const float* values, const float* weights, int count, float extreme,
-                const float (&targets)[TARGETS], float low, float high) {
-    return best_step(values, weights, count, extreme, targets, WholeCodes{low, high});
 }
 
 // Rounds (value + offset) * unit to codes from `low` to `high`, and stores them counted from `low`.

@@ -146,22 +146,14 @@ void fit_sub_blocks(const TileOf<Shape>& tile, bool uneven_costs, LineFit& fit) 
     }
 }
 
-inline float largest_of(const float* values, int count) {
-    float largest = 0;
-    for (int i = 0; i < count; ++i) {
-        largest = values[i] > largest ? values[i] : largest;
-    }
-    return largest;
-}
-
 template <typename Shape>
 void start_supers(LineFit& fit) {
     constexpr int COUNT = SUBS_OF<Shape>;
     for (int first = 0; first < SUBS; first += COUNT) {
         const auto step = [&](const float* values) {
             return best_step(values + first, fit.cost_sum + first, COUNT,
-                             largest_of(values + first, COUNT), Shape::STEP_TARGETS, 0,
-                             Shape::LARGEST_INTEGER);
+                             largest_of(values + first, COUNT), Shape::STEP_TARGETS,
+                             WholeCodes{0, Shape::LARGEST_INTEGER});
         };
         const float d = step(fit.scale), dmin = step(fit.offset);
         for (int i = first; i < first + COUNT; ++i) {
