@@ -166,6 +166,9 @@ class Configuration:
     value_type: str = ""  # of cached values; empty: as the keys, which kv_type says
     swa_full: bool = False  # sliding windows keep the whole context
     rollback: int = 0  # tokens that recurrent states can take back: what a draft runs ahead
+    gpu_split: tuple[int, ...] = ()  # of gpu_layers, how many each GPU has; empty: by free memory
+    # Of the first GPU, for copies of the most used experts that are in RAM: --moe-cache-mib.
+    expert_cache_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -232,6 +235,35 @@ class MemoryUse:
 
 
 @dataclass(frozen=True)
+class Band:
+    """A number that is predicted, and the bounds that it keeps in nine of ten cases."""
+
+    low: float
+    middle: float
+    high: float
+
+
+@dataclass(frozen=True)
+class SpeedPart:
+    """What one token waits for: weights, cache or state of one memory, or work without bytes."""
+
+    what: str  # "RTX 4090: weights", "RAM: experts", "hand-over"
+    size_bytes: int  # read for one token
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Speed:
+    """How fast one configuration is, once `filled_tokens` are in the cache."""
+
+    decode_tokens_per_s: Band
+    prefill_tokens_per_s: Band
+    filled_tokens: int
+    basis: Basis  # "measured" once `snugfit bench` has calibrated this machine
+    parts: tuple[SpeedPart, ...]  # whose seconds sum to one decoded token
+
+
+@dataclass(frozen=True)
 class Plan:
     """A choice that fits, and why it was made."""
 
@@ -242,6 +274,7 @@ class Plan:
     bits_per_weight: float
     memory: MemoryUse
     reasons: tuple[str, ...]
+    speed: Speed | None = None  # None where a memory's read rate is not known
 
 
 @dataclass(frozen=True)
