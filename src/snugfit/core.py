@@ -274,7 +274,9 @@ class Plan:
     bits_per_weight: float
     memory: MemoryUse
     reasons: tuple[str, ...]
-    speed: Speed | None = None  # None where a memory's read rate is not known
+    layers: int = 0
+    speed: Speed | None = None
+    expected_loss: float = 0.0  # KL divergence from the original, nats a token, by bits a weight
 
 
 @dataclass(frozen=True)

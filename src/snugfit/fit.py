@@ -11,7 +11,8 @@ from snugfit.core import Machine, Plan, Score
 from snugfit.errors import SnugfitError
 from snugfit.evaluate import evaluate
 from snugfit.models import Model, open_model
-from snugfit.planning.search import Goal, choose
+from snugfit.planning.axes import Goal
+from snugfit.planning.search import choose
 from snugfit.quantize import Written, quantize
 from snugfit.quants.codecs import Quality
 from snugfit.quants.types import TYPES

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from snugfit.core import Configuration, Machine, MemoryUse, ModelSpec, Plan
@@ -11,7 +11,8 @@ from snugfit.hardware.detect import detect, machine_of
 from snugfit.headers import open_headers
 from snugfit.models import Model
 from snugfit.planning import memory as memory_model
-from snugfit.planning import search
+from snugfit.planning.axes import Goal
+from snugfit.planning.search import search
 from snugfit.units import parse_size
 
 
@@ -99,13 +100,13 @@ def plan(
     `vram` and `ram` in bytes replace the machine's own. Raises BudgetError if nothing fits.
     """
     here = _machine(machine, vram, ram)
-    goal = search.Goal(
+    goal = Goal(
         ctx=ctx,
         size_bytes=parse_size(size) if size else None,
         kv_type=kv_type.upper() if kv_type else None,
     )
     specs = {pick: found.spec() for pick, found in open_headers(model).models.items()}
-    return choose(specs, here, goal)[1]
+    return search(specs, here, goal).chosen
 
 
 def _machine(
@@ -116,19 +117,3 @@ def _machine(
 
         machine = machine_named(machine)
     return machine_of(vram, ram, machine) if vram or ram else machine or detect()
-
-
-def choose(
-    specs: Mapping[str, ModelSpec], machine: Machine, goal: search.Goal
-) -> tuple[list[Plan], Plan]:
-    """Return every plan and the best: of cuts of one model, or of several files of one.
-
-    Raises BudgetError if nothing fits, and as `search.candidates` does.
-    """
-    smallest = min(specs.values(), key=lambda spec: spec.file_bytes)
-    if len(specs) == 1:
-        plans = search.candidates(smallest, machine, goal)
-    else:
-        plans = search.candidates_of_files(specs, machine, goal)
-        goal = replace(goal, mix=None)
-    return plans, search.choose_from(plans, smallest, goal)

@@ -1,5 +1,6 @@
 """The search: what it prefers, what it never exceeds, and what it says when nothing fits."""
 
+import random
 from dataclasses import replace
 
 import pytest
@@ -8,17 +9,31 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snugfit.core import LayerCache
-from snugfit.errors import BudgetError, UnsupportedError
+from snugfit.errors import BudgetError, UnsupportedError, UsageError
 from snugfit.hardware.detect import machine_of
-from snugfit.planning.memory import has_all_layers_on_gpus, predict
+from snugfit.planning.axes import Goal
+from snugfit.planning.memory import has_all_layers_on_gpus, predict, use_of
+from snugfit.planning.pace import paces_of
 from snugfit.planning.reasons import rounded_up
-from snugfit.planning.search import AS_IT_IS, CHOICES, Goal, candidates, choose, largest_mix
+from snugfit.planning.search import (
+    AS_IT_IS,
+    CHOICES,
+    candidates,
+    choose,
+    largest_mix,
+    search,
+    spaces_of,
+)
+from snugfit.planning.speed import speed_of
+from snugfit.planning.value import OBJECTIVES, exchange_rate
 from snugfit.quants.types import TYPES
 from snugfit.units import GIB, MIB, parse_size
 
 QUANTIZED = spec_from_header("Llama-3.3-70B")
 LLAMA = original_of(QUANTIZED)
 QWEN_MOE = original_of(spec_from_header("Qwen3-30B-A3B"))
+HYBRID = spec_from_header("Qwen3.6-35B-A3B")
+INDEXED = spec_from_header("DeepSeek-V4-Flash")
 
 
 def size_of_file(spec, tensor_types):
@@ -38,13 +53,16 @@ def test_candidates_are_the_original_precision_and_all_below_best_first():
 
 
 def test_the_best_mix_that_fits_is_chosen():
-    plan = choose(LLAMA, machine_of([], 48 * GIB), Goal(ctx=8192))
-    plans = candidates(LLAMA, machine_of([], 48 * GIB), Goal(ctx=8192))
+    machine = machine_of([48 * GIB], 8 * GIB)
+    plan = choose(LLAMA, machine, Goal(ctx=8192, objective="quality"))
+    plans = candidates(LLAMA, machine, Goal(ctx=8192, objective="quality"))
     assert plan.memory.fits
-    assert 3 <= len(plan.reasons) <= 6
+    assert 3 <= len(plan.reasons) <= 8
     better = [other for other in plans if other.bits_per_weight > plan.bits_per_weight]
     assert better
-    assert not any(other.memory.fits for other in better)
+    assert not any(
+        has_all_layers_on_gpus(other.memory, LLAMA.layers) for other in better if other.memory.fits
+    )
 
 
 def test_memory_of_a_plan_is_what_predict_says_of_the_cut():
@@ -62,10 +80,10 @@ def test_memory_of_a_plan_is_what_predict_says_of_the_cut():
 
 
 def test_context_gives_way_to_the_mix_down_to_8192():
-    use = choose(LLAMA, machine_of([], 81 * GIB), Goal()).memory
+    best = Goal(objective="quality", kv_type="F16")
+    use = choose(LLAMA, machine_of([48 * GIB] * 2, 8 * GIB), best).memory
     assert use.configuration.ctx == 32768  # there is room for both
-    tight = choose(LLAMA, machine_of([], 74 * GIB), Goal())
-    assert tight.mix == "Q8_0"
+    tight = choose(LLAMA, machine_of([39 * GIB] * 2, 8 * GIB), replace(best, mix="Q8_0"))
     assert 8192 <= tight.memory.configuration.ctx < 32768
 
 
@@ -130,7 +148,13 @@ def test_experts_leave_the_gpu_before_layers_and_as_few_as_needed():
     assert plan.memory.configuration.gpu_layers == 49
     assert 0 < experts < 48
     assert any("experts" in reason for reason in plan.reasons)
-    goal = Goal(16384, mix=plan.mix, kv_type="F16", gpu_layers=49, cpu_expert_layers=experts - 1)
+    chosen = plan.memory.configuration
+    goal = Goal(
+        *(16384, None, chosen.kv_type, 1, chosen.ubatch),
+        mix=plan.mix,
+        gpu_layers=49,
+        cpu_expert_layers=experts - 1,
+    )
     with pytest.raises(BudgetError):
         choose(QWEN_MOE, machine, goal)
 
@@ -213,3 +237,68 @@ def test_a_chosen_plan_fits_every_memory(vram, ram, ctx):
         return
     assert all(device.total_bytes <= device.free_bytes for device in plan.memory.devices)
     assert plan.file_bytes == size_of_file(QWEN_MOE, plan.tensor_types)
+
+
+def test_a_context_is_one_people_use_unless_context_is_what_counts():
+    roomy = machine_of([400 * GIB], 400 * GIB)
+    assert choose(LLAMA, roomy, Goal()).memory.configuration.ctx == 32768
+    longest = choose(LLAMA, roomy, Goal(objective="context")).memory.configuration.ctx
+    assert longest == LLAMA.context_length == 131072
+
+
+def test_objectives_pull_their_way():
+    machine = machine_of([24 * GIB], 96 * GIB)
+    plans = {name: choose(QWEN_MOE, machine, Goal(objective=name)) for name in OBJECTIVES}
+    rates = {name: plan.speed.decode_tokens_per_s.middle for name, plan in plans.items()}
+    assert plans["quality"].bits_per_weight >= plans["balanced"].bits_per_weight
+    assert rates["speed"] >= rates["balanced"] >= rates["quality"]
+    assert rates["speed"] > rates["quality"]
+    with pytest.raises(UsageError, match="not an objective"):
+        choose(QWEN_MOE, machine, Goal(objective="price"))
+
+
+def test_a_least_speed_is_kept_or_refused_with_what_there_is():
+    machine = machine_of([12 * GIB], 64 * GIB)
+    fast = Goal(least_tokens_per_s=60)
+    assert choose(QWEN_MOE, machine, fast).speed.decode_tokens_per_s.middle >= 60
+    with pytest.raises(BudgetError, match="the fastest way that fits decodes"):
+        choose(LLAMA, machine_of([], 64 * GIB), fast)
+
+
+def test_no_way_of_the_frontier_beats_another_or_is_beaten_by_the_choice():
+    found = search({AS_IT_IS: QWEN_MOE}, machine_of([16 * GIB], 64 * GIB), Goal())
+    assert found.considered > 10_000
+    assert len(found.frontier) > 3
+
+    def merits(plan):
+        speed = plan.speed
+        rate = exchange_rate(speed.decode_tokens_per_s.middle, speed.prefill_tokens_per_s.middle)
+        return (-plan.expected_loss, rate, plan.memory.configuration.ctx)
+
+    for one in found.frontier:
+        assert one.memory.fits
+        for other in found.frontier:
+            pairs = list(zip(merits(one), merits(other), strict=True))
+            assert one is other or not all(a >= b for a, b in pairs)
+
+
+@pytest.mark.parametrize("vram", [[], [24 * GIB], [24 * GIB, 9 * GIB], [6 * GIB, 0, 8 * GIB]])
+@pytest.mark.parametrize("spec", [LLAMA, QWEN_MOE, HYBRID, INDEXED], ids=lambda spec: spec.name)
+def test_the_grid_is_the_sum_of_what_is_said_one_at_a_time(spec, vram):
+    machine = machine_of(vram, 64 * GIB)
+    goal = Goal(mix="Q4_K_M" if not spec.is_quantized else None)
+    (space,) = spaces_of({AS_IT_IS: spec}, machine, goal)
+    cut, devices, paces = space.cuts[0], machine.devices, paces_of(machine.devices)
+    draw = random.Random(len(vram))
+    for _ in range(150):
+        setting = draw.randrange(len(space.settings))
+        place = draw.randrange(len(space.placements))
+        configuration = space.placements[place].of(space.settings[setting])
+        use = use_of(cut.footprint, configuration, devices)
+        speed = speed_of(cut.footprint, cut.reads, configuration, devices, paces)
+        at = (0, setting, place)
+        assert space.grid.total_bytes[at] == use.total_bytes
+        assert bool(space.grid.fits[at]) == use.fits
+        decode, prefill = space.grid.decode_seconds[at], space.grid.prefill_seconds[at]
+        assert decode == pytest.approx(1 / speed.decode_tokens_per_s.middle, rel=1e-9)
+        assert prefill == pytest.approx(1 / speed.prefill_tokens_per_s.middle, rel=1e-9)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score
+from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score, Speed
 
 if TYPE_CHECKING:
     from snugfit.formats.hub_files import Listing
+    from snugfit.planning.explain import Line
+    from snugfit.planning.search import Found
 
 
 def of_machine(machine: Machine) -> dict[str, Any]:
@@ -98,7 +101,9 @@ def of_plan(plan: Plan) -> dict[str, Any]:
         "mix": plan.mix,
         "file_bytes": plan.file_bytes,
         "bits_per_weight": plan.bits_per_weight,
+        "expected_loss": plan.expected_loss,
         "memory": of_memory(plan.memory),
+        "speed": of_speed(plan.speed),
         "reasons": list(plan.reasons),
         "tensor_types": plan.tensor_types,
     }
@@ -112,13 +117,30 @@ def of_answer(answer: Answer) -> dict[str, Any]:
     return dataclasses.asdict(answer) | {"tokens_per_second": answer.tokens_per_second}
 
 
-def of_candidate(plan: Plan) -> dict[str, Any]:
+def of_search(found: Found, explained: Sequence[Line]) -> dict[str, Any]:
+    """A plan with what else was found: the frontier, and the best way of every mix."""
+    document = of_plan(found.chosen)
+    document["considered"] = found.considered
+    document["frontier"] = [of_way(plan) for plan in found.frontier]
+    document["candidates"] = [of_way(plan) for plan in found.ways]
+    if explained:
+        document["explanation"] = [dataclasses.asdict(line) for line in explained]
+    return document
+
+
+def of_way(plan: Plan) -> dict[str, Any]:
     """A plan in one line, for the table of all of them."""
     return {
         "mix": plan.mix,
         "file_bytes": plan.file_bytes,
         "bits_per_weight": plan.bits_per_weight,
+        "expected_loss": plan.expected_loss,
         "configuration": dataclasses.asdict(plan.memory.configuration),
         "total_bytes": plan.memory.total_bytes,
         "fits": plan.memory.fits,
+        "speed": of_speed(plan.speed),
     }
+
+
+def of_speed(speed: Speed | None) -> dict[str, Any] | None:
+    return dataclasses.asdict(speed) if speed else None

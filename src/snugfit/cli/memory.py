@@ -105,7 +105,7 @@ def show(use: MemoryUse) -> None:
     )
     for device in use.devices:
         table.add_row(
-            render.safe(device.name),
+            render.short_name(device.name),
             format_size(device.weights_bytes),
             format_size(device.kv_cache_bytes),
             *([format_size(device.recurrent_state_bytes)] if has_state else []),
@@ -123,4 +123,6 @@ def show(use: MemoryUse) -> None:
     for device in use.devices:
         if not device.fits:
             short = format_size(device.total_bytes - device.free_bytes)
-            render.out.print(f"[red]does not fit:[/] {render.safe(device.name)} is {short} short")
+            render.out.print(
+                f"[red]does not fit:[/] {render.short_name(device.name)} is {short} short"
+            )

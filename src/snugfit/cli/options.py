@@ -13,7 +13,7 @@ from snugfit.errors import UsageError
 from snugfit.units import parse_size, parse_sizes
 
 if TYPE_CHECKING:
-    from snugfit.planning.search import Goal
+    from snugfit.planning.axes import Goal
 
 ModelArgument = Annotated[
     str,
@@ -101,6 +101,25 @@ Ubatch = Annotated[
     typer.Option(
         "--ubatch", "-ub", "--ubatch-size", min=1, metavar="N", help="Tokens of one pass."
     ),
+]
+UbatchOrAny = Annotated[
+    int,
+    typer.Option(
+        *("--ubatch", "-ub", "--ubatch-size"), min=0, metavar="N", help="Of one pass; 0 chooses."
+    ),
+]
+Objective = Annotated[
+    str,
+    typer.Option(
+        "--objective", metavar="WHAT", help="What counts most: balanced, quality, speed, context."
+    ),
+]
+MinSpeed = Annotated[
+    float,
+    typer.Option("--min-speed", min=0, metavar="X", help="Tokens a second to decode at least."),
+]
+Explain = Annotated[
+    bool, typer.Option("--explain", help="Say where every number of the choice comes from.")
 ]
 FlashAttention = Annotated[
     str,
@@ -222,9 +241,16 @@ def goal_from(
     flash_attention: str,
     gpu_layers: int,
     experts: int,
+    *,
+    kv_values: str = "",
+    kv_unified: bool = False,
+    swa_full: bool = False,
+    rollback: int = 0,
+    objective: str = "balanced",
+    min_speed: float = 0.0,
 ) -> Goal:
     """Return what planning aims at; 0, -1 and empty text leave the choice to it."""
-    from snugfit.planning.search import Goal
+    from snugfit.planning.axes import Goal
 
     return Goal(
         ctx=ctx or None,
@@ -232,8 +258,14 @@ def goal_from(
         mix=like or None,
         kv_type=kv.upper() or None,
         slots=slots,
-        ubatch=ubatch,
+        ubatch=ubatch or None,
         flash_attention=is_on(flash_attention),
         gpu_layers=gpu_layers if gpu_layers >= 0 else None,
         cpu_expert_layers=experts if experts >= 0 else None,
+        value_type=kv_values.upper(),
+        kv_unified=kv_unified,
+        swa_full=swa_full,
+        rollback=rollback,
+        objective=objective.lower(),
+        least_tokens_per_s=min_speed,
     )

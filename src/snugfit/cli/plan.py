@@ -8,25 +8,34 @@ from snugfit.cli.options import (
     Bpw,
     CpuExperts,
     Ctx,
+    Explain,
     FlashAttention,
     GpuLayers,
     HeadersArgument,
     Json,
     Kv,
+    KvUnified,
+    KvValues,
     Like,
     MachineName,
+    MinSpeed,
+    Objective,
     Offline,
     Ram,
+    Rollback,
     Size,
     Slots,
-    Ubatch,
+    SwaFull,
+    UbatchOrAny,
     Vram,
     goal_from,
     machine_from,
     machine_options,
     size_limit,
 )
-from snugfit.core import Plan
+from snugfit.core import Plan, Speed
+from snugfit.planning.explain import Line, explanation
+from snugfit.planning.search import Found, search
 from snugfit.units import format_size
 
 
@@ -36,12 +45,19 @@ def plan_command(
     size: Size = "",
     bpw: Bpw = 0.0,
     like: Like = "",
+    objective: Objective = "balanced",
+    min_speed: MinSpeed = 0.0,
     kv: Kv = "",
+    kv_values: KvValues = "",
     slots: Slots = 1,
-    ubatch: Ubatch = 512,
+    kv_unified: KvUnified = False,
+    swa_full: SwaFull = False,
+    rollback: Rollback = 0,
+    ubatch: UbatchOrAny = 0,
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
+    explain: Explain = False,
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
@@ -53,34 +69,41 @@ def plan_command(
     Example:  snugfit plan demo-moe --size 6MiB --ctx 1024
     """
     from snugfit.headers import open_headers
-    from snugfit.sizing import choose
 
     headers = open_headers(model, is_offline=offline)
     machine = machine_from(vram, ram, machine_name)
     specs = {pick: found.spec() for pick, found in headers.models.items()}
     spec = next(iter(specs.values()))
-    size_bytes = size_limit(size, bpw, spec.parameters)
     goal = goal_from(
-        ctx, size_bytes, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+        *(ctx, size_limit(size, bpw, spec.parameters), like, kv, slots, ubatch),
+        *(flash_attention, gpu_layers, cpu_experts),
+        kv_values=kv_values,
+        kv_unified=kv_unified,
+        swa_full=swa_full,
+        rollback=rollback,
+        objective=objective,
+        min_speed=min_speed,
     )
-    others, chosen = choose(specs, machine, goal)
+    found = search(specs, machine, goal)
+    explained = explanation(found, machine, goal) if explain else ()
     if json:
-        document = documents.of_plan(chosen) | {"headers": headers.note}
-        document["candidates"] = [documents.of_candidate(plan) for plan in others]
-        render.print_json(document)
+        render.print_json(documents.of_search(found, explained) | {"headers": headers.note})
         return
-    say_where_from(chosen.model, headers.note)
+    say_where_from(found.chosen.model, headers.note)
     warn_of_unknown(spec)
-    show(chosen)
-    show_candidates(others, chosen)
+    show(found.chosen)
+    show_explanation(explained)
+    show_frontier(found)
+    show_ways(found)
     limit = (f" --size {size}" if size else "") + machine_options(machine_name, vram, ram)
     weights = headers.weights or model
     if len(specs) > 1:
-        weights += f":{chosen.mix}"
+        weights += f":{found.chosen.mix}"
     if spec.is_quantized or len(specs) > 1:
-        render.next_command(f"snugfit run {weights} --ctx {chosen.memory.configuration.ctx}")
+        render.next_command(f"snugfit run {weights} --ctx {found.chosen.memory.configuration.ctx}")
     else:
-        render.next_command(f"snugfit fit {weights} -o {spec.name}-{chosen.mix}.gguf{limit}")
+        mix = found.chosen.mix
+        render.next_command(f"snugfit fit {weights} -o {spec.name}-{mix}.gguf{limit}")
 
 
 def show(plan: Plan) -> None:
@@ -94,19 +117,81 @@ def show(plan: Plan) -> None:
     memory.show(plan.memory)
 
 
-def show_candidates(plans: list[Plan], chosen: Plan) -> None:
-    render.heading("Every way")
-    table = render.table("", "mix", ">bits", ">file", ">context", "KV", ">memory", "fits")
-    for plan in plans:
+def show_explanation(explained: tuple[Line, ...]) -> None:
+    """Print one line a number, under a heading for each part."""
+    part = ""
+    for line in explained:
+        if line.part != part:
+            render.heading(line.part)
+            part = line.part
+        render.out.print(f"{render.safe(line.what)}: [bold]{line.value}[/]", soft_wrap=True)
+        render.out.print(f"    [dim]{render.safe(line.how)}[/]")
+
+
+def show_frontier(found: Found) -> None:
+    """Print the ways that no other beats in quality, speed and context at once."""
+    if len(found.frontier) < 2:
+        return
+    render.heading("Worth a thought")
+    table = render.table("", "mix", ">loss", ">tokens/s", ">context", "KV", "layers in RAM")
+    for plan in found.frontier:
         configuration = plan.memory.configuration
         table.add_row(
-            "->" if plan.mix == chosen.mix else "",
+            "->" if plan.mix == found.chosen.mix and is_same(plan, found.chosen) else "",
+            plan.mix,
+            f"{plan.expected_loss:.2g}",
+            decode_of(plan.speed),
+            f"{configuration.ctx:,}",
+            configuration.kv_type.lower(),
+            in_ram(plan),
+        )
+    render.out.print(table)
+    render.out.print(
+        "[dim]loss: KL divergence to expect, nats a token; `snugfit evaluate` measures it[/]"
+    )
+
+
+def is_same(one: Plan, other: Plan) -> bool:
+    return one.memory.configuration == other.memory.configuration
+
+
+def decode_of(speed: Speed | None) -> str:
+    if speed is None:
+        return "?"
+    band = speed.decode_tokens_per_s
+    return f"{render.scaled(band.low)}-{render.scaled(band.high)}"
+
+
+def in_ram(plan: Plan) -> str:
+    """Say what of the layers is in RAM where there are GPUs: experts of some, or whole ones."""
+    use = plan.memory
+    if len(use.devices) == 1:
+        return "all"
+    configuration = use.configuration
+    whole = max(0, plan.layers + 1 - configuration.gpu_layers)
+    if whole:
+        return f"{whole} of {plan.layers}"
+    if configuration.cpu_expert_layers:
+        return f"experts of {configuration.cpu_expert_layers}"
+    return "none"
+
+
+def show_ways(found: Found) -> None:
+    """Print the best way of every mix."""
+    render.heading("Every mix")
+    table = render.table("", "mix", ">bits", ">file", ">context", "KV", ">memory", ">tokens/s")
+    for plan in found.ways:
+        configuration = plan.memory.configuration
+        missing = sum(max(0, use.total_bytes - use.free_bytes) for use in plan.memory.devices)
+        table.add_row(
+            "->" if plan.mix == found.chosen.mix else "",
             plan.mix,
             f"{plan.bits_per_weight:.2f}",
             format_size(plan.file_bytes),
             f"{configuration.ctx:,}",
             configuration.kv_type.lower(),
             format_size(plan.memory.total_bytes),
-            "[green]yes[/]" if plan.memory.fits else "[red]no[/]",
+            f"[red]{format_size(missing)} short[/]" if missing else decode_of(plan.speed),
         )
     render.out.print(table)
+    render.out.print(f"[dim]the best of {found.considered:,} configurations[/]")

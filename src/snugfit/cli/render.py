@@ -25,6 +25,7 @@ from rich.table import Table
 
 from snugfit.errors import printable
 
+VENDOR_WORDS = ("NVIDIA ", "GeForce ", "AMD ", "Radeon ", "Intel ", "Apple ")
 SECONDS_BEFORE_A_BAR = 2.0
 SECONDS_BETWEEN_LINES = 15.0  # where stderr is a log, not a terminal
 
@@ -61,6 +62,13 @@ def safe(text: str) -> str:
 
 def heading(text: str) -> None:
     out.print(f"\n[bold]{text}[/]")
+
+
+def short_name(device: str) -> str:
+    """Return a device's name without what all of its vendor's have, so that tables stay narrow."""
+    for words in VENDOR_WORDS:
+        device = device.removeprefix(words)
+    return safe(device)
 
 
 def items(lines: Iterable[str]) -> None:

@@ -12,6 +12,7 @@ A configuration without GPU layers leaves the GPUs alone: run it with llama.cpp'
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Mapping, Sequence
@@ -36,6 +37,7 @@ from snugfit.core import (
     ModelSpec,
     TensorInfo,
 )
+from snugfit.errors import UsageError
 from snugfit.formats.gguf import padded
 from snugfit.planning.compute import (
     BLOCK_NAME,
@@ -127,17 +129,26 @@ def cut_footprint(original: Footprint, spec: ModelSpec, sizes: Mapping[str, int]
     return replace(original, weights=weights_of(sizes, spec.layers, file_bytes=file_bytes))
 
 
+@functools.lru_cache(maxsize=8192)
+def block_of(name: str) -> tuple[int | None, bool]:
+    """Return the layer of a tensor, None outside of layers, and whether it is one of experts."""
+    match = BLOCK_NAME.fullmatch(name)
+    if match is None:
+        return None, False
+    return int(match[1]), EXPERTS_NAME.fullmatch(match[2]) is not None
+
+
 def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Weights:
     """Sort tensors, given as name -> bytes, by where they can be placed."""
     dense, experts = [0] * layers, [0] * layers
     embedding = output = norm = other = largest_dense = largest_experts = 0
     for name, size in sizes.items():
-        match = BLOCK_NAME.fullmatch(name)
-        if match and EXPERTS_NAME.fullmatch(match[2]):
-            experts[int(match[1])] += size
+        layer, is_experts = block_of(name)
+        if layer is not None and is_experts:
+            experts[layer] += size
             largest_experts = max(largest_experts, size)
-        elif match:
-            dense[int(match[1])] += size
+        elif layer is not None:
+            dense[layer] += size
             largest_dense = max(largest_dense, size)
         elif name == "token_embd.weight":
             embedding += size
@@ -177,7 +188,7 @@ def use_of(
     """Return the bytes on each device. RAM is the last device. Raises as `predict` does."""
     gpus = devices[:-1]
     weights = footprint.weights
-    place = places(footprint.layers, configuration.gpu_layers, [gpu.free_bytes for gpu in gpus])
+    place = place_of(footprint.layers, configuration, [gpu.free_bytes for gpu in gpus])
     weight_bytes = [0] * len(devices)  # RAM is last, so IN_RAM is its number
     weight_bytes[IN_RAM] = weights.embedding + weights.other
     for layer, (dense, experts) in enumerate(zip(weights.dense, weights.experts, strict=True)):
@@ -195,10 +206,11 @@ def use_of(
     for layer, size in state_bytes(footprint.states, configuration).items():
         states[place[layer]] += size
 
-    compute = _compute_bytes(footprint, configuration, place, len(gpus))
+    compute = compute_of(footprint, configuration, place, len(gpus))
+    compute[0] += streamed_bytes(weights, configuration, place)
     uses_gpus = any(number != IN_RAM for number in place)
     overhead = [GPU_OVERHEAD_BYTES if uses_gpus else 0] * len(gpus)
-    overhead.append(_host_overhead(footprint.graph, configuration))
+    overhead.append(host_overhead(footprint.graph, configuration))
     band = GPU_BAND if uses_gpus else band_of(footprint.graph, configuration)
     return MemoryUse(
         configuration=configuration,
@@ -221,6 +233,26 @@ def use_of(
     )
 
 
+def place_of(layers: int, configuration: Configuration, free_bytes: Sequence[int]) -> list[int]:
+    """Return the GPU of every layer and then of the output, or IN_RAM. Raises UsageError.
+
+    A split that is given says how many of the layers on GPUs each one has, in their order.
+    """
+    split = configuration.gpu_split
+    if not split:
+        return places(layers, configuration.gpu_layers, free_bytes)
+    on_gpus = min(configuration.gpu_layers, layers + 1)
+    if len(split) != len(free_bytes) or sum(split) != on_gpus or min(split) < 0:
+        raise UsageError(
+            f"a split of {split} layers; {on_gpus} are on {len(free_bytes)} GPUs. "
+            "Give one number for each GPU, all layers in sum."
+        )
+    place = [IN_RAM] * (layers + 1 - on_gpus)
+    for gpu, count in enumerate(split):
+        place += [gpu] * count
+    return place
+
+
 def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]:
     """Return the GPU of every layer and then of the output, or IN_RAM: llama.cpp's -ngl.
 
@@ -238,11 +270,11 @@ def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]
     return place
 
 
-def _compute_bytes(
+def compute_of(
     footprint: Footprint, configuration: Configuration, place: Sequence[int], gpus: int
 ) -> list[int]:
-    """Return the compute buffer of each GPU and, last, of RAM."""
-    graph, weights = footprint.graph, footprint.weights
+    """Return the compute buffer of each GPU and, last, of RAM, but for streamed matrices."""
+    graph = footprint.graph
     busiest, inputs = busiest_bytes(graph, configuration), input_bytes(graph, configuration)
     embedded = embedded_bytes(graph, configuration)
     used = sorted(set(place) - {IN_RAM})
@@ -254,12 +286,18 @@ def _compute_bytes(
     on_gpu += _unpacked_cache(footprint.caches, configuration)
     compute = [on_gpu if gpu in used else 0 for gpu in range(gpus)]
     compute.append(busiest if IN_RAM in place[:-1] else inputs + embedded)
-    if tokens_of_pass(configuration) >= STREAMED_FROM_TOKENS:
-        in_ram = weights.largest_dense if IN_RAM in place[:-1] else 0
-        if configuration.cpu_expert_layers or IN_RAM in place[:-1]:
-            in_ram = max(in_ram, weights.largest_experts)
-        compute[0] += STREAMED_MATRICES * in_ram
     return compute
+
+
+def streamed_bytes(weights: Weights, configuration: Configuration, place: Sequence[int]) -> int:
+    """Return what the first GPU keeps for matrices that are copied from RAM pass by pass."""
+    is_all_in_ram = all(number == IN_RAM for number in place)
+    if is_all_in_ram or tokens_of_pass(configuration) < STREAMED_FROM_TOKENS:
+        return 0
+    in_ram = weights.largest_dense if IN_RAM in place[:-1] else 0
+    if configuration.cpu_expert_layers or IN_RAM in place[:-1]:
+        in_ram = max(in_ram, weights.largest_experts)
+    return STREAMED_MATRICES * in_ram
 
 
 def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
@@ -273,7 +311,7 @@ def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
     return max(widths, default=0) * HALF_BYTES
 
 
-def _host_overhead(graph: Graph, configuration: Configuration) -> int:
+def host_overhead(graph: Graph, configuration: Configuration) -> int:
     outputs = configuration.slots * (graph.vocabulary + graph.hidden) * FLOAT_BYTES
     return HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs
 

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from snugfit.core import DeviceUse, MemoryUse, ModelSpec, Plan
+from snugfit.core import DeviceUse, MemoryUse, ModelSpec, Plan, Speed
 from snugfit.errors import BudgetError
+from snugfit.planning.axes import Goal
 from snugfit.planning.memory import has_all_layers_on_gpus
 from snugfit.quants.recipes import RECIPES
 from snugfit.units import BYTES_OF_UNIT, format_size
 
 
 def reasons_for(
-    spec: ModelSpec,
-    chosen: Plan,
-    plans: Sequence[Plan],
-    *,
-    size_bytes: int | None,
-    is_ctx_given: bool,
+    chosen: Plan, ways: Sequence[Plan], goal: Goal, specs: Mapping[str, ModelSpec]
 ) -> tuple[str, ...]:
-    """Return a few sentences on `chosen` out of `plans`, which are in order of quality."""
-    sentences = [_choice(spec, chosen, plans), _limit(chosen.memory)]
-    sentences.append(_next_better(spec, chosen, plans, size_bytes))
-    sentences.append(_context(spec, chosen, is_ctx_given))
+    """Return a few sentences on `chosen` beside the best `ways` of every mix, best quality first.
+
+    `specs` are the models that were searched: one, or several files of one.
+    """
+    spec = specs.get(chosen.mix) or next(iter(specs.values()))
+    sentences = [_choice(spec, chosen, ways), _limit(chosen.memory)]
+    sentences.append(_next_better(spec, chosen, ways, goal.size_bytes))
+    sentences.append(_context(spec, chosen, goal.ctx is not None))
     experts = chosen.memory.configuration.cpu_expert_layers
     if experts:
-        sentences.append(
-            f"The experts of the first {experts} of {spec.layers} layers are in RAM, "
-            "at a modest cost in speed."
-        )
+        sentences.append(f"The experts of the first {experts} of {spec.layers} layers are in RAM.")
+    if chosen.speed is not None:
+        sentences.append(_speed(chosen.speed))
     if chosen.mix in RECIPES and RECIPES[chosen.mix].last_resort:
         sentences.append(
             "So few bits lose much: a smaller model with more bits may well answer better. "
@@ -78,19 +77,25 @@ def rounded_up(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
-def _choice(spec: ModelSpec, chosen: Plan, plans: Sequence[Plan]) -> str:
+def _choice(spec: ModelSpec, chosen: Plan, ways: Sequence[Plan]) -> str:
     what = f"{chosen.bits_per_weight:.2f} bits a weight, a file of {format_size(chosen.file_bytes)}"
     use = chosen.memory
     if len(use.devices) == 1:
-        where = "it fits" if len(plans) == 1 else "the best mix that fits"
+        where = "it fits"
     elif has_all_layers_on_gpus(use, spec.layers):
         gpus = "the GPU" if len(use.devices) == 2 else "the GPUs"
         where = f"all its layers are on {gpus}"
-        if len(plans) > 1:
-            where = f"the best mix with all its layers on {gpus}"
     else:
         where = f"it fits with {_in_ram(spec, use)} of {spec.layers} layers in RAM, which is slow"
     return f"{chosen.mix}: {what}; {where}."
+
+
+def _speed(speed: Speed) -> str:
+    decode, prefill = speed.decode_tokens_per_s, speed.prefill_tokens_per_s
+    return (
+        f"About {decode.middle:.3g} tokens/s ({decode.low:.3g} to {decode.high:.3g}) with "
+        f"{speed.filled_tokens} tokens in the cache; prompts at about {prefill.middle:.3g}."
+    )
 
 
 def _limit(use: MemoryUse) -> str:
@@ -106,24 +111,30 @@ def _limit(use: MemoryUse) -> str:
 
 
 def _next_better(
-    spec: ModelSpec, chosen: Plan, plans: Sequence[Plan], size_bytes: int | None
+    spec: ModelSpec, chosen: Plan, ways: Sequence[Plan], size_bytes: int | None
 ) -> str:
-    better = [plan for plan in plans if plan.bits_per_weight > chosen.bits_per_weight]
+    better = [plan for plan in ways if plan.bits_per_weight > chosen.bits_per_weight]
     if not better:
         if size_bytes is not None:
             return f"A better mix makes a file of more than {format_size(size_bytes)}."
         return "No known mix of this model is better."
     following = better[-1]
-    if following.memory.fits:
-        layers = _in_ram(spec, following.memory)
+    if not following.memory.fits:
         return (
-            f"{following.mix}, the next better mix, fits only with {layers} of {spec.layers} "
-            "layers in RAM, which is many times slower."
+            f"{following.mix}, the next better mix, needs at least "
+            f"{format_size(_missing(following.memory))} more."
         )
-    return (
-        f"{following.mix}, the next better mix, needs at least "
-        f"{format_size(_missing(following.memory))} more."
-    )
+    costs = []
+    if following.speed and chosen.speed:
+        rates = (following.speed.decode_tokens_per_s, chosen.speed.decode_tokens_per_s)
+        costs.append(f"{rates[0].middle:.3g} tokens/s instead of {rates[1].middle:.3g}")
+    layers = _in_ram(spec, following.memory) if len(following.memory.devices) > 1 else 0
+    if layers:
+        costs.append(f"{layers} of {spec.layers} layers in RAM")
+    contexts = [plan.memory.configuration.ctx for plan in (following, chosen)]
+    if contexts[0] < contexts[1]:
+        costs.append(f"{contexts[0]} tokens of context")
+    return f"{following.mix}, the next better mix, would fit with {', '.join(costs)}."
 
 
 def _context(spec: ModelSpec, chosen: Plan, is_ctx_given: bool) -> str:

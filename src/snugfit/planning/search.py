@@ -1,49 +1,32 @@
 """Chooses a mix, a context, a type of cache and a place for every layer that fit a machine.
 
-The order of preference, best first: any mix before those of last resort; a mix whose layers all
-sit on GPUs (experts may be in RAM) before one that leaves layers in RAM, which is many times
-slower; then bits per weight; then context. A better mix wins over a longer context once there is
-room for COMFORTABLE_CONTEXT.
+Every combination is sized and timed; of those that fit, the one whose quality, speed and context
+are worth most is chosen, see `value`. What no other way beats in all three is the frontier.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import functools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from snugfit.core import Configuration, Device, Machine, MemoryUse, ModelSpec, Plan
-from snugfit.errors import UnsupportedError
-from snugfit.planning.memory import (
-    Footprint,
-    cut_footprint,
-    footprint_of,
-    has_all_layers_on_gpus,
-    tensor_sizes,
-    use_of,
-)
+import numpy as np
+
+from snugfit.core import Configuration, Machine, ModelSpec, Plan
+from snugfit.errors import BudgetError, UnsupportedError
+from snugfit.planning import grid, value
+from snugfit.planning.axes import Goal, Placement, placements, settings
+from snugfit.planning.grid import Flags, Grid, Numbers
+from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tensor_sizes, use_of
+from snugfit.planning.pace import paces_of
 from snugfit.planning.reasons import budget_error, reasons_for
+from snugfit.planning.speed import Reads, reads_of, speed_of
 from snugfit.quants.recipes import RECIPES, assign_types, recipe_named
 
 AS_IT_IS = "as it is"
 CHOICES = tuple(mix for mix, recipe in RECIPES.items() if not recipe.by_name_only)
-CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
-COMFORTABLE_CONTEXT = 8192
-CACHE_TYPES = ("F16", "Q8_0")  # the second only where the first does not fit
-
-
-@dataclass(frozen=True)
-class Goal:
-    """What the user fixes; None leaves the choice to the search."""
-
-    ctx: int | None = None
-    size_bytes: int | None = None  # the most that the file may have
-    kv_type: str | None = None
-    slots: int = 1
-    ubatch: int = 512
-    flash_attention: bool = True
-    gpu_layers: int | None = None
-    cpu_expert_layers: int | None = None
-    mix: str | None = None
+# A table of the frontier for people: rows closer than this in speed and in quality are one.
+LEAST_STEP, MOST_ROWS = 0.02, 12
 
 
 @dataclass(frozen=True)
@@ -54,75 +37,251 @@ class Cut:
     tensor_types: dict[str, str]
     footprint: Footprint
     bits_per_weight: float
+    reads: Reads
 
     @property
     def file_bytes(self) -> int:
         return self.footprint.weights.file_bytes
 
 
-def choose(spec: ModelSpec, machine: Machine, goal: Goal) -> Plan:
-    """Return the best plan that fits. Raises BudgetError if none does, and as `candidates` does."""
-    return choose_from(candidates(spec, machine, goal), spec, goal)
+@dataclass(frozen=True)
+class Found:
+    """What a search found: the choice, the best way of every mix, and the ways nothing beats."""
+
+    chosen: Plan
+    ways: tuple[Plan, ...]  # best quality first, fitting or not
+    frontier: tuple[Plan, ...]  # best quality first
+    considered: int  # configurations that were sized and timed
 
 
-def choose_from(plans: Sequence[Plan], spec: ModelSpec, goal: Goal) -> Plan:
-    """Return the best of `candidates` that fits, with its reasons. Raises BudgetError."""
-    fitting = [plan for plan in plans if plan.memory.fits]
-    if not fitting:
-        cuts = [(cut.file_bytes, cut.mix) for cut in cuts_of(spec, goal)]
-        raise budget_error(spec.name, plans, min(cuts, default=None), goal.size_bytes)
-    fitting = [plan for plan in fitting if not _is_last_resort(plan.mix)] or fitting
-    whole = [plan for plan in fitting if has_all_layers_on_gpus(plan.memory, spec.layers)]
-    chosen = (whole or fitting)[0]
-    reasons = reasons_for(
-        spec, chosen, plans, size_bytes=goal.size_bytes, is_ctx_given=goal.ctx is not None
-    )
-    return replace(chosen, reasons=reasons)
+@dataclass(frozen=True)
+class Space:
+    """All that was tried of cuts that share their shapes, and what came out, [C, S, P]."""
 
+    spec: ModelSpec
+    machine: Machine
+    goal: Goal
+    cuts: Sequence[Cut]
+    settings: Sequence[Configuration]
+    placements: Sequence[Placement]
+    grid: Grid
 
-def candidates(spec: ModelSpec, machine: Machine, goal: Goal) -> list[Plan]:
-    """Return a plan for every mix within the file size, best quality first, fitting or not.
-
-    A model that is quantized already has one, "as it is". Raises UnsupportedError for a mix that
-    cannot be had, UsageError for a configuration that llama.cpp refuses.
-    """
-    cuts = cuts_of(spec, goal)
-    plans = [
-        Plan(
-            model=spec.name,
+    def plan(self, index: tuple[int, ...]) -> Plan:
+        """Return one point with its bytes and its speed."""
+        cut, devices = self.cuts[index[0]], self.machine.devices
+        configuration = self.placements[index[2]].of(self.settings[index[1]])
+        paces = paces_of(devices)
+        return Plan(
+            model=self.spec.name,
             mix=cut.mix,
             tensor_types=cut.tensor_types,
             file_bytes=cut.file_bytes,
             bits_per_weight=cut.bits_per_weight,
-            memory=_best_use(cut.footprint, spec.context_length, machine.devices, goal),
+            memory=use_of(cut.footprint, configuration, devices),
             reasons=(),
+            layers=self.spec.layers,
+            speed=speed_of(cut.footprint, cut.reads, configuration, devices, paces),
+            expected_loss=float(self.losses[index[0], index[1]]),
         )
-        for cut in cuts
-        if goal.size_bytes is None or cut.file_bytes <= goal.size_bytes
-    ]
-    return sorted(plans, key=_quality, reverse=True)
+
+    @functools.cached_property
+    def losses(self) -> Numbers:
+        """Return the loss to expect of each cut with each setting's cache, [C, S]."""
+        cuts = np.array([value.expected_loss(cut.bits_per_weight) for cut in self.cuts])
+        caches = np.array([value.cache_loss(setting) for setting in self.settings])
+        return np.asarray(cuts[:, None] + caches[None])
+
+    @functools.cached_property
+    def rates(self) -> Numbers:
+        """Return the tokens a second of an exchange, [C, S, P]."""
+        return np.asarray(
+            value.exchange_rate(1 / self.grid.decode_seconds, 1 / self.grid.prefill_seconds)
+        )
+
+    @functools.cached_property
+    def scores(self) -> Numbers:
+        """Return what each point is worth, fitting or not, [C, S, P]."""
+        contexts = np.array([setting.ctx for setting in self.settings])
+        return value.score(
+            self.goal.objective,
+            value.quality_value(self.losses)[:, :, None],
+            value.speed_value(self.rates),
+            value.context_value(contexts)[None, :, None],
+        )
+
+    @functools.cached_property
+    def allowed(self) -> Flags:
+        """Return which points fit and are as fast as asked."""
+        least = self.goal.least_tokens_per_s
+        fast = 1 / self.grid.decode_seconds >= least if least else True
+        return np.asarray(self.grid.fits & fast)
 
 
-def candidates_of_files(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> list[Plan]:
-    """Return a plan for every file of one model that exists, by what picks it, as `candidates`.
+def search(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> Found:
+    """Search the cuts of one model, or the files that exist of one, given by what picks them.
 
-    Files are taken as they are; a mix that is asked for is one of their names. Raises
-    UnsupportedError where none has it.
+    Raises BudgetError if nothing fits, UnsupportedError for a mix that cannot be had, UsageError
+    for a configuration that llama.cpp refuses.
     """
+    value.check_objective(goal.objective)
+    spaces = spaces_of(specs, machine, goal)
+    ways = _ways(spaces)
+    name = next(iter(specs.values())).name
+    if not any(space.grid.fits.any() for space in spaces):
+        sizes = [(cut.file_bytes, cut.mix) for _, cut in _all_cuts(specs, goal)]
+        raise budget_error(name, ways, min(sizes, default=None), goal.size_bytes)
+    if not any(space.allowed.any() for space in spaces):
+        fastest = max(
+            space.grid.fits.any() and 1 / space.grid.decode_seconds[space.grid.fits].min()
+            for space in spaces
+        )
+        raise BudgetError(
+            f"{name}: the fastest way that fits decodes {fastest:.3g} tokens/s; "
+            f"{goal.least_tokens_per_s:.3g} were asked. Ask for less, or for a smaller --ctx."
+        )
+    chosen, frontier = _best(spaces), _frontier(spaces)
+    return Found(
+        chosen=replace(chosen, reasons=reasons_for(chosen, ways, goal, specs)),
+        ways=ways,
+        frontier=frontier,
+        considered=sum(space.grid.missing_bytes.size for space in spaces),
+    )
+
+
+def choose(spec: ModelSpec, machine: Machine, goal: Goal) -> Plan:
+    """Return the best plan of one model that fits. Raises as `search` does."""
+    return search({AS_IT_IS: spec}, machine, goal).chosen
+
+
+def candidates(spec: ModelSpec, machine: Machine, goal: Goal) -> tuple[Plan, ...]:
+    """Return the best plan of every mix, best quality first, fitting or not.
+
+    A model that is quantized already has one, "as it is". Raises as `search` does, but for memory.
+    """
+    return _ways(spaces_of({AS_IT_IS: spec}, machine, goal))
+
+
+def _all_cuts(specs: Mapping[str, ModelSpec], goal: Goal) -> list[tuple[ModelSpec, Cut]]:
+    """Return every cut with the model that it is of: mixes of one, or files as they are."""
+    if len(specs) == 1:
+        (spec,) = specs.values()
+        return [(spec, cut) for cut in cuts_of(spec, goal)]
     wanted = [pick for pick in specs if goal.mix is None or pick.upper() == goal.mix.upper()]
     if not wanted:
         raise UnsupportedError(f"no file is of the mix {goal.mix}. There are: {', '.join(specs)}.")
     as_they_are = replace(goal, mix=AS_IT_IS)
-    plans = [
-        replace(plan, mix=pick)
+    return [
+        (specs[pick], replace(cut, mix=pick))
         for pick in wanted
-        for plan in candidates(specs[pick], machine, as_they_are)
+        for cut in cuts_of(specs[pick], as_they_are)
     ]
-    return sorted(plans, key=_quality, reverse=True)
+
+
+def spaces_of(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> list[Space]:
+    """Size and time all combinations within the file size, cuts of the same shapes together."""
+    cuts = [
+        (spec, cut)
+        for spec, cut in _all_cuts(specs, goal)
+        if goal.size_bytes is None or cut.file_bytes <= goal.size_bytes
+    ]
+    groups: dict[object, list[tuple[ModelSpec, Cut]]] = {}
+    for spec, cut in cuts:
+        shape = (cut.footprint.graph, cut.footprint.caches, cut.footprint.states)
+        groups.setdefault(shape, []).append((spec, cut))
+    devices, spaces = machine.devices, []
+    for group in groups.values():
+        spec, members = group[0][0], [cut for _, cut in group]
+        tried = settings(members[0].footprint, spec.context_length, goal)
+        places = placements(members[0].footprint, devices, goal)
+        found = grid.evaluate(
+            [cut.footprint for cut in members],
+            [cut.reads for cut in members],
+            *(tried, places, devices, paces_of(devices)),
+        )
+        spaces.append(Space(spec, machine, goal, members, tried, places, found))
+    return spaces
+
+
+def _ways(spaces: Sequence[Space]) -> tuple[Plan, ...]:
+    """Return the best point of every cut; where none fits, the one that lacks least.
+
+    RAM should lack it then, since that is what people can add.
+    """
+    plans = []
+    for space in spaces:
+        result = space.grid
+        for number in range(len(space.cuts)):
+            if space.allowed[number].any():
+                at = np.argmax(np.where(space.allowed[number], space.scores[number], -1))
+            else:
+                keys = (result.total_bytes, result.missing_bytes, result.gpus_missing_bytes)
+                at = np.lexsort([key[number].ravel() for key in keys])[0]
+            index = np.unravel_index(at, result.missing_bytes[number].shape)
+            plans.append(space.plan((number, *map(int, index))))
+    return tuple(sorted(plans, key=_quality, reverse=True))
 
 
 def _quality(plan: Plan) -> tuple[float, int]:
     return plan.bits_per_weight, plan.memory.configuration.ctx
+
+
+def _best(spaces: Sequence[Space]) -> Plan:
+    """Return the point worth most; mixes of last resort only where no other fits."""
+    for may_be_last in (False, True):
+        best, found = -1.0, None
+        for space in spaces:
+            rows = np.array([may_be_last or not _is_last_resort(cut.mix) for cut in space.cuts])
+            scores = np.where(space.allowed & rows[:, None, None], space.scores, -1)
+            at = int(np.argmax(scores))
+            if scores.flat[at] > best:
+                best, found = float(scores.flat[at]), (space, np.unravel_index(at, scores.shape))
+        if found is not None and best >= 0:
+            return found[0].plan(tuple(map(int, found[1])))
+    raise AssertionError("called only where something is allowed")
+
+
+def _frontier(spaces: Sequence[Space]) -> tuple[Plan, ...]:
+    """Return the points that no other beats in quality, speed and context at once.
+
+    Of each cut, context and cache the fastest point stands for all, and of points that are nearly
+    equal one is kept, until MOST_ROWS are left.
+    """
+    points, indices = [], []
+    for number, space in enumerate(spaces):
+        rates = np.where(space.allowed, space.rates, 0)
+        losses = value.quality_value(space.losses)
+        groups: dict[tuple[int, str], list[int]] = {}
+        for setting, one in enumerate(space.settings):
+            groups.setdefault((one.ctx, one.kv_type), []).append(setting)
+        for (ctx, _), members in groups.items():
+            of_group = rates[:, members].reshape(len(space.cuts), -1)
+            for cut, at in enumerate(of_group.argmax(-1)):
+                if of_group[cut, at] > 0:
+                    setting, place = divmod(int(at), rates.shape[2])
+                    indices.append((number, cut, members[setting], place))
+                    quality = losses[cut, members[setting]]
+                    points.append((quality, of_group[cut, at], ctx))
+    kept = _unbeaten(np.array(points, np.float64).reshape(-1, 3))
+    plans = [spaces[indices[at][0]].plan(indices[at][1:]) for at in kept]
+    return tuple(sorted(plans, key=_quality, reverse=True))
+
+
+def _unbeaten(points: Numbers) -> list[int]:
+    """Return the rows of [quality, rate, context] that no other reaches in all three.
+
+    The step by which another may fall short and still reach it grows until few rows are left.
+    """
+    step, kept = LEAST_STEP, list(range(len(points)))
+    order = np.argsort(-points.prod(-1), kind="stable")
+    while True:
+        kept = []
+        for at in order:
+            reached = (points[kept] * [1 + step, 1 + step, 1] >= points[at]).all(-1)
+            if not reached.any():
+                kept.append(int(at))
+        if len(kept) <= MOST_ROWS:
+            return kept
+        step *= 1.5
 
 
 def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
@@ -135,7 +294,9 @@ def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
                 "Name the original model (BF16, F16 or F32) to cut it."
             )
         types = {tensor.name: tensor.type_name for tensor in spec.tensors}
-        return [Cut(AS_IT_IS, types, original, spec.bits_per_weight)]
+        sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
+        reads = reads_of(spec, types, sizes)
+        return [Cut(AS_IT_IS, types, original, spec.bits_per_weight, reads)]
     if goal.mix is not None:
         recipe_named(goal.mix)
         return [_cut(spec, original, goal.mix.upper())]
@@ -181,102 +342,5 @@ def _cut(spec: ModelSpec, original: Footprint, mix: str) -> Cut:
     )
     sizes = tensor_sizes(spec.tensors, types)
     bits_per_weight = 8 * sum(sizes.values()) / spec.parameters
-    return Cut(mix, types, cut_footprint(original, spec, sizes), bits_per_weight)
-
-
-def _best_use(
-    footprint: Footprint, training_context: int, devices: Sequence[Device], goal: Goal
-) -> MemoryUse:
-    """Return the use that is liked best of those that fit, or the smallest, which does not."""
-    room = sum(device.free_bytes for device in devices)
-    fitting = smallest = None
-    for wanted, is_comfortable in _configurations(training_context, goal):
-        if fitting and not is_comfortable:
-            break
-        try:
-            use = _place(footprint, wanted, devices, goal, may_drop_layers=False)
-            kept = use.kv_cache_bytes + use.recurrent_state_bytes
-            has_room = use.weights_bytes + kept <= room
-            if fitting is None and not use.fits and has_room:
-                use = _place(footprint, wanted, devices, goal, may_drop_layers=True)
-        except UnsupportedError:
-            if goal.kv_type is not None:
-                raise
-            continue  # a quantized cache that the heads of this model cannot have
-        if use.fits and is_comfortable and has_all_layers_on_gpus(use, footprint.layers):
-            return use
-        if use.fits and fitting is None:
-            fitting = use
-        if smallest is None or use.total_bytes < smallest.total_bytes:
-            smallest = use
-    assert smallest is not None  # F16, which fits every head, is always tried
-    return fitting or _place(footprint, smallest.configuration, devices, goal, may_drop_layers=True)
-
-
-def _configurations(training_context: int, goal: Goal) -> Iterator[tuple[Configuration, bool]]:
-    """Yield contexts and cache types, best first, and whether the context is comfortable."""
-    limit = min(training_context, CONTEXTS[0])
-    contexts = [goal.ctx] if goal.ctx is not None else [limit]
-    if goal.ctx is None:
-        contexts += [ctx for ctx in CONTEXTS if ctx < limit]
-    comfortable = [ctx for ctx in contexts if ctx >= COMFORTABLE_CONTEXT or ctx == contexts[0]]
-    short = [ctx for ctx in contexts if ctx not in comfortable]
-    kv_types = (goal.kv_type,) if goal.kv_type is not None else CACHE_TYPES
-    if not goal.flash_attention and goal.kv_type is None:
-        kv_types = CACHE_TYPES[:1]  # llama.cpp quantizes the cache with flash attention only
-    for group in (comfortable, short):
-        for kv_type in kv_types:
-            for ctx in group:
-                yield (
-                    Configuration(ctx, kv_type, goal.slots, goal.ubatch, goal.flash_attention),
-                    group is comfortable,
-                )
-
-
-def _place(
-    footprint: Footprint,
-    wanted: Configuration,
-    devices: Sequence[Device],
-    goal: Goal,
-    *,
-    may_drop_layers: bool,
-) -> MemoryUse:
-    """Return the use with as much on the GPUs as they hold; RAM may be short of its part.
-
-    Experts leave the GPUs first, from the first layers on, and layers only when all experts have.
-    Where layers may not be dropped, the GPUs may be short.
-    """
-    everything = footprint.layers + 1 if len(devices) > 1 else 0
-    gpu_layers = everything if goal.gpu_layers is None else min(goal.gpu_layers, everything)
-    has_experts = any(footprint.weights.experts)
-    most_experts = footprint.layers if has_experts and gpu_layers else 0
-
-    def use(layers: int, experts: int) -> MemoryUse:
-        placed = replace(wanted, gpu_layers=layers, cpu_expert_layers=experts)
-        return use_of(footprint, placed, devices)
-
-    experts = goal.cpu_expert_layers or 0
-    best = use(gpu_layers, experts)
-    if _gpus_hold(best):
-        return best
-    if goal.cpu_expert_layers is None and most_experts:
-        experts = most_experts
-        if _gpus_hold(use(gpu_layers, experts)):
-            return use(gpu_layers, _smallest(experts, lambda n: _gpus_hold(use(gpu_layers, n))))
-    if goal.gpu_layers is not None or not may_drop_layers:
-        return use(gpu_layers, experts)
-    dropped = _smallest(everything, lambda n: _gpus_hold(use(everything - n, experts)))
-    return use(everything - dropped, experts)
-
-
-def _gpus_hold(use: MemoryUse) -> bool:
-    return all(device.fits for device in use.devices[:-1])
-
-
-def _smallest(most: int, holds: Callable[[int], bool]) -> int:
-    """Return the smallest number up to `most` that holds; `most` itself is known to."""
-    low, high = 0, most
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if holds(middle) else (middle + 1, high)
-    return high
+    footprint = cut_footprint(original, spec, sizes)
+    return Cut(mix, types, footprint, bits_per_weight, reads_of(spec, types, sizes))

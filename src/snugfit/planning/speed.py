@@ -12,8 +12,13 @@ from dataclasses import dataclass, replace
 
 from snugfit.archs.cache import group_bytes, state_bytes, tokens_of_pass
 from snugfit.core import Band, Configuration, Device, ModelSpec, Speed, SpeedPart
-from snugfit.planning.compute import BLOCK_NAME
-from snugfit.planning.memory import EXPERTS_NAME, IN_RAM, STREAMED_FROM_TOKENS, Footprint, places
+from snugfit.planning.memory import (
+    IN_RAM,
+    STREAMED_FROM_TOKENS,
+    Footprint,
+    block_of,
+    place_of,
+)
 from snugfit.planning.pace import Pace
 
 # What a prompt has filled of the context when a speed is said without naming it.
@@ -45,20 +50,23 @@ def reads_of(spec: ModelSpec, types: Mapping[str, str], sizes: Mapping[str, int]
     experts: list[dict[str, int]] = [{} for _ in range(count)]
     all_experts, dense_operations, expert_operations = [0] * count, [0] * count, [0] * count
     is_tied = "output.weight" not in sizes
+    part = spec.experts_used / max(spec.experts, 1)
     for tensor in spec.tensors:
-        name, size, type_name = tensor.name, sizes[tensor.name], types[tensor.name]
-        match = BLOCK_NAME.fullmatch(name)
-        if match and EXPERTS_NAME.fullmatch(match[2]):
-            layer = int(match[1])
-            used = size * spec.experts_used // max(spec.experts, 1)
+        name, type_name = tensor.name, types[tensor.name]
+        size, operations = sizes[name], 2 * tensor.parameters
+        layer, is_experts = block_of(name)
+        if layer is not None and is_experts:
+            used = round(size * part)
             all_experts[layer] += size
             experts[layer][type_name] = experts[layer].get(type_name, 0) + used
-            active = tensor.parameters * spec.experts_used // max(spec.experts, 1)
-            expert_operations[layer] += 2 * active
-        elif match or name.startswith("output") or (is_tied and name == "token_embd.weight"):
-            layer = int(match[1]) if match else spec.layers
-            dense[layer][type_name] = dense[layer].get(type_name, 0) + size
-            dense_operations[layer] += 2 * tensor.parameters
+            expert_operations[layer] += round(operations * part)
+            continue
+        if layer is None:
+            if not name.startswith("output") and not (is_tied and name == "token_embd.weight"):
+                continue
+            layer = spec.layers
+        dense[layer][type_name] = dense[layer].get(type_name, 0) + size
+        dense_operations[layer] += operations
     return Reads(
         tuple(dense),
         tuple(experts),
@@ -146,7 +154,7 @@ def placed(
 ) -> list[int]:
     """Return the number of the device of every layer and the output, IN_RAM for RAM."""
     free = [device.free_bytes for device in devices[:-1]]
-    return places(footprint.layers, configuration.gpu_layers, free)
+    return place_of(footprint.layers, configuration, free)
 
 
 def _decode_parts(
