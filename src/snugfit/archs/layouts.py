@@ -185,8 +185,7 @@ def _gemma4_attention(keys: Keys, layer: int) -> Shapes:
     yield "attn_q.weight", (heads * size, width)
     yield "attn_q_norm.weight", (size,)
     yield "attn_output.weight", (width, heads * size)
-    if layer >= keys["block_count"] - keys["attention.shared_kv_layers"]:
-        return
+    # Layers that read the cache of others have these too: they are stored, and never used.
     rows = keys["attention.head_count_kv"][layer] * size
     yield "attn_k.weight", (rows, width)
     yield "attn_k_norm.weight", (size,)
