@@ -48,6 +48,9 @@ BILLIONS = {
     "qwen3-8b": 8.191,
     "qwen3-14b": 14.768,
     "qwen3-32b": 32.762,
+    # As llama-bench prints them: 8.95 B, 79.67 B.
+    "qwen3.5-9b": 8.954,
+    "qwen3-coder-next": 79.674,
 }
 # Keys of a recorded header that say how the file was made, not what the model is.
 OF_THE_FILE = {"general.type", "general.file_type", "tokenizer.ggml.model"}

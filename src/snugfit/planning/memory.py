@@ -5,7 +5,7 @@
 | weights | exact | tensor shapes and types, placed by llama.cpp's rules |
 | KV cache, recurrent state | exact for architectures in the table | archs.cache |
 | compute | estimated | the largest live activations of one micro-batch, see `Graph` |
-| overhead | estimated | constants below |
+| overhead | estimated | constants below; what a GPU unpacks of a quantized cache |
 
 A configuration without GPU layers leaves the GPUs alone: run it with llama.cpp's `--device none`.
 """
@@ -36,8 +36,10 @@ from snugfit.core import (
     ModelSpec,
     TensorInfo,
 )
+from snugfit.errors import UsageError
 from snugfit.formats.gguf import padded
 from snugfit.planning.compute import (
+    BAND,
     BLOCK_NAME,
     FLOAT_BYTES,
     HALF_BYTES,
@@ -45,9 +47,9 @@ from snugfit.planning.compute import (
     band_of,
     busiest_bytes,
     embedded_bytes,
+    gpu_bytes,
     graph_of,
     input_bytes,
-    logit_bytes,
 )
 from snugfit.quants.types import TYPES
 from snugfit.units import MIB
@@ -63,9 +65,26 @@ PIPELINE_COPIES = 4
 # Matrices in RAM are copied to the GPU, one while the next arrives, for batches of so many tokens.
 STREAMED_MATRICES, STREAMED_FROM_TOKENS = 2, 32
 
-# Compute: three public logs of GPUs agree within 6 %; a band on the CPU is the graph's own. Unknown
-# architectures have parts of their own.
-GPU_BAND, UNKNOWN_BAND = 0.25, 0.5
+# Public logs of a whole model on one GPU agree within 6 %; with several GPUs, or experts in RAM,
+# single buffers are off by up to 28 % (tests/measured_rows.py). A band on the CPU is the
+# graph's own. Unknown architectures have parts of their own.
+GPU_BAND, SPREAD_BAND, UNKNOWN_BAND = 0.1, 0.3, 0.5
+
+# Types that the engine rearranges for processors with AVX2. An embedding that serves as output
+# matrix too is kept both ways: rows are looked up in it as it was.
+REPACKED_TYPES = ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4")
+REPACKED_ROWS = 8
+
+# A vision projector at work takes 1.3 to 1.4 times its file, its weights among that.
+PROJECTOR_WORK = 0.35
+
+# Memory that a configuration does not set: the engine inside snugfit keeps none of it.
+NOT_COUNTED = (
+    "llama-server keeps prompts in RAM, up to 8192 MiB unless --cache-ram says otherwise",
+    "llama-server keeps up to 32 checkpoints a slot in RAM, each as large as the model's windows "
+    "and recurrent state (--ctx-checkpoints)",
+    "without a memory map (--no-mmap) gemma3n and gemma4 hold their embedding twice in RAM",
+)
 
 EXPERTS_NAME = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps\..*")
 IN_RAM = -1  # in place of a GPU's number
@@ -80,6 +99,7 @@ class Weights:
     embedding: int
     output: int  # the output matrix and its norm; the embedding again where it serves as output
     is_tied: bool
+    is_kept_twice: bool  # in RAM: the embedding as it is, and rearranged as output
     other: int
     largest_dense: int
     largest_experts: int
@@ -112,8 +132,14 @@ def predict(spec: ModelSpec, configuration: Configuration, machine: Machine) -> 
 
 def footprint_of(spec: ModelSpec) -> Footprint:
     sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
+    weights = weights_of(sizes, spec.layers, file_bytes=spec.file_bytes)
+    repacked = any(
+        tensor.type_name in REPACKED_TYPES and tensor.rows % REPACKED_ROWS == 0
+        for tensor in spec.tensors
+        if tensor.name == "token_embd.weight"
+    )
     return Footprint(
-        weights=weights_of(sizes, spec.layers, file_bytes=spec.file_bytes),
+        weights=replace(weights, is_kept_twice=weights.is_tied and repacked),
         graph=graph_of(spec),
         caches=grouped(spec.caches),
         states=spec.states,
@@ -122,7 +148,10 @@ def footprint_of(spec: ModelSpec) -> Footprint:
 
 
 def cut_footprint(original: Footprint, spec: ModelSpec, sizes: Mapping[str, int]) -> Footprint:
-    """Return the footprint of a cut of `spec` whose tensors have `sizes`, in bytes by name."""
+    """Return the footprint of a cut of `spec` whose tensors have `sizes`, in bytes by name.
+
+    No mix stores an output matrix in a type that processors rearrange.
+    """
     file_bytes = spec.header_bytes + sum(map(padded, sizes.values()))
     return replace(original, weights=weights_of(sizes, spec.layers, file_bytes=file_bytes))
 
@@ -154,6 +183,7 @@ def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Wei
         embedding=embedding,
         output=(embedding if is_tied else output) + norm,
         is_tied=is_tied,
+        is_kept_twice=False,
         other=other,
         largest_dense=largest_dense,
         largest_experts=largest_experts,
@@ -172,21 +202,19 @@ def has_all_layers_on_gpus(use: MemoryUse, layers: int) -> bool:
 
 
 def use_of(
-    footprint: Footprint, configuration: Configuration, devices: Sequence[Device]
+    footprint: Footprint,
+    configuration: Configuration,
+    devices: Sequence[Device],
+    *,
+    outputs: int | None = None,
 ) -> MemoryUse:
-    """Return the bytes on each device. RAM is the last device. Raises as `predict` does."""
-    gpus = devices[:-1]
-    weights = footprint.weights
-    place = places(footprint.layers, configuration.gpu_layers, [gpu.free_bytes for gpu in gpus])
-    weight_bytes = [0] * len(devices)  # RAM is last, so IN_RAM is its number
-    weight_bytes[IN_RAM] = weights.embedding + weights.other
-    for layer, (dense, experts) in enumerate(zip(weights.dense, weights.experts, strict=True)):
-        in_ram = layer < configuration.cpu_expert_layers
-        weight_bytes[place[layer]] += dense
-        weight_bytes[IN_RAM if in_ram else place[layer]] += experts
-    shared = weights.embedding if weights.is_tied and place[-1] == IN_RAM else 0
-    weight_bytes[place[-1]] += weights.output - shared
+    """Return the bytes on each device. RAM is the last device. Raises as `predict` does.
 
+    `outputs` are the tokens of a pass whose logits are wanted, where that is not one a slot.
+    """
+    gpus = devices[:-1]
+    place = placement(footprint.layers, configuration, gpus)
+    weight_bytes = _weight_bytes(footprint.weights, configuration, place, len(devices))
     kv_bytes = [0] * len(devices)
     for layers, size in group_bytes(footprint.caches, configuration):
         for layer in layers:
@@ -195,11 +223,9 @@ def use_of(
     for layer, size in state_bytes(footprint.states, configuration).items():
         states[place[layer]] += size
 
-    compute = _compute_bytes(footprint, configuration, place, len(gpus))
-    uses_gpus = any(number != IN_RAM for number in place)
-    overhead = [GPU_OVERHEAD_BYTES if uses_gpus else 0] * len(gpus)
-    overhead.append(_host_overhead(footprint.graph, configuration))
-    band = GPU_BAND if uses_gpus else band_of(footprint.graph, configuration)
+    compute = _compute_bytes(footprint, configuration, place, len(gpus), outputs)
+    overhead = _overhead(footprint, configuration, place, len(gpus))
+    band = _band(footprint.graph, configuration, place)
     return MemoryUse(
         configuration=configuration,
         devices=tuple(
@@ -215,10 +241,27 @@ def use_of(
             )
             for number, device in enumerate(devices)
         ),
-        file_bytes=weights.file_bytes,
+        file_bytes=footprint.weights.file_bytes,
         kv_basis=footprint.cache_basis,
         compute_band=band if footprint.cache_basis == "exact" else UNKNOWN_BAND,
     )
+
+
+def placement(layers: int, configuration: Configuration, gpus: Sequence[Device]) -> list[int]:
+    """Return the GPU of every layer and then of the output, or IN_RAM.
+
+    Raises UsageError for a split that does not add up to the layers on GPUs.
+    """
+    split, on_gpus = configuration.gpu_split, min(configuration.gpu_layers, layers + 1)
+    if not split or not gpus:
+        return places(layers, configuration.gpu_layers, [gpu.free_bytes for gpu in gpus])
+    if len(split) != len(gpus) or sum(split) != on_gpus or min(split) < 0:
+        raise UsageError(
+            f"a split of {', '.join(map(str, split))} does not put {on_gpus} layers on "
+            f"{len(gpus)} GPU(s). Give each GPU its number of layers, the output counted as one."
+        )
+    parts = [gpu for gpu, count in enumerate(split) for _ in range(count)]
+    return [IN_RAM] * (layers + 1 - on_gpus) + parts
 
 
 def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]:
@@ -238,32 +281,77 @@ def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]
     return place
 
 
+def _weight_bytes(
+    weights: Weights, configuration: Configuration, place: Sequence[int], devices: int
+) -> list[int]:
+    """Return the weights on each device. Copies in a cache of experts are counted there too."""
+    size = [0] * devices  # RAM is last, so IN_RAM is its number
+    size[IN_RAM] = weights.embedding + weights.other
+    away = 0
+    for layer, (dense, experts) in enumerate(zip(weights.dense, weights.experts, strict=True)):
+        in_ram = layer < configuration.cpu_expert_layers
+        size[place[layer]] += dense
+        size[IN_RAM if in_ram else place[layer]] += experts
+        away += experts if in_ram and place[layer] != IN_RAM else 0
+    is_shared = weights.is_tied and place[-1] == IN_RAM and not weights.is_kept_twice
+    size[place[-1]] += weights.output - (weights.embedding if is_shared else 0)
+    if devices > 1:
+        size[0] += min(configuration.expert_cache_bytes, away)
+    return size
+
+
 def _compute_bytes(
-    footprint: Footprint, configuration: Configuration, place: Sequence[int], gpus: int
+    footprint: Footprint,
+    configuration: Configuration,
+    place: Sequence[int],
+    gpus: int,
+    outputs: int | None = None,
 ) -> list[int]:
     """Return the compute buffer of each GPU and, last, of RAM."""
-    graph, weights = footprint.graph, footprint.weights
-    busiest, inputs = busiest_bytes(graph, configuration), input_bytes(graph, configuration)
-    embedded = embedded_bytes(graph, configuration)
+    graph = footprint.graph
     used = sorted(set(place) - {IN_RAM})
     if not used:
-        return [0] * gpus + [busiest]
-    pipelined = gpus > 1 and IN_RAM not in place and not configuration.cpu_expert_layers
-    on_gpu = max(busiest - embedded, logit_bytes(graph, configuration))
-    on_gpu += (PIPELINE_COPIES - 1) * inputs * pipelined
-    on_gpu += _unpacked_cache(footprint.caches, configuration)
-    compute = [on_gpu if gpu in used else 0 for gpu in range(gpus)]
-    compute.append(busiest if IN_RAM in place[:-1] else inputs + embedded)
-    if tokens_of_pass(configuration) >= STREAMED_FROM_TOKENS:
-        in_ram = weights.largest_dense if IN_RAM in place[:-1] else 0
-        if configuration.cpu_expert_layers or IN_RAM in place[:-1]:
-            in_ram = max(in_ram, weights.largest_experts)
-        compute[0] += STREAMED_MATRICES * in_ram
-    return compute
+        return [0] * gpus + [busiest_bytes(graph, configuration)]
+    pipelined = len(used) > 1 and IN_RAM not in place and not configuration.cpu_expert_layers
+    copies = PIPELINE_COPIES if pipelined else 1
+    compute = []
+    for gpu in range(gpus):
+        # Whatever is in RAM is multiplied on the first GPU.
+        streamed = _streamed_bytes(footprint.weights, configuration, place) if gpu == 0 else 0
+        size = gpu_bytes(
+            graph, configuration, copies=copies, streamed_bytes=streamed, outputs=outputs
+        )
+        compute.append(size if gpu in used or streamed else 0)
+    inputs, embedded = input_bytes(graph, configuration), embedded_bytes(graph, configuration)
+    if IN_RAM in place[:-1]:
+        return [*compute, busiest_bytes(graph, configuration)]
+    return [*compute, copies * inputs + embedded]
+
+
+def _streamed_bytes(weights: Weights, configuration: Configuration, place: Sequence[int]) -> int:
+    """Return what of the matrices in RAM is on the first GPU at a time."""
+    if tokens_of_pass(configuration) < STREAMED_FROM_TOKENS:
+        return 0
+    has_layers = IN_RAM in place[:-1]
+    dense = weights.largest_dense if has_layers else 0
+    experts = weights.largest_experts if has_layers or configuration.cpu_expert_layers else 0
+    return STREAMED_MATRICES * max(dense, experts)
+
+
+def _band(graph: Graph, configuration: Configuration, place: Sequence[int]) -> float:
+    """Return how far off the compute buffers may be, as a part of them."""
+    devices = set(place)
+    if devices == {IN_RAM}:
+        return band_of(graph, configuration)
+    is_whole = len(devices) == 1 and not configuration.cpu_expert_layers
+    return (GPU_BAND if is_whole else SPREAD_BAND) + graph.band - BAND
 
 
 def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
-    """Return what a GPU unpacks of a quantized cache at a time: one layer, in half floats."""
+    """Return what a GPU unpacks of a quantized cache at a time: one layer, in half floats.
+
+    That comes from a pool of its own, which no log shows.
+    """
     if not TYPES[configuration.kv_type].is_quantized:
         return 0
     widths = (
@@ -273,9 +361,30 @@ def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
     return max(widths, default=0) * HALF_BYTES
 
 
-def _host_overhead(graph: Graph, configuration: Configuration) -> int:
+def _overhead(
+    footprint: Footprint, configuration: Configuration, place: Sequence[int], gpus: int
+) -> list[int]:
+    """Return what each GPU and, last, RAM needs beside buffers of known size."""
+    used = set(place) - {IN_RAM}
+    unpacked = _unpacked_cache(footprint.caches, configuration)
+    size = [
+        GPU_OVERHEAD_BYTES * bool(used) + (unpacked if gpu in used else 0) for gpu in range(gpus)
+    ]
+    graph = footprint.graph
     outputs = configuration.slots * (graph.vocabulary + graph.hidden) * FLOAT_BYTES
-    return HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs
+    return [*size, HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs]
+
+
+def with_projector(use: MemoryUse, weights_bytes: int) -> MemoryUse:
+    """Return `use` with a vision projector on the first GPU in use, or else in RAM."""
+    number = 0 if use.configuration.gpu_layers and len(use.devices) > 1 else IN_RAM
+    devices = list(use.devices)
+    devices[number] = replace(
+        devices[number],
+        weights_bytes=devices[number].weights_bytes + weights_bytes,
+        overhead_bytes=devices[number].overhead_bytes + round(PROJECTOR_WORK * weights_bytes),
+    )
+    return replace(use, devices=tuple(devices))
 
 
 def tensor_sizes(tensors: Sequence[TensorInfo], types: Mapping[str, str]) -> dict[str, int]:
