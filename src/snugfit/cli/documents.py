@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score
+from snugfit.planning.memory import NOT_COUNTED
 
 if TYPE_CHECKING:
     from snugfit.formats.hub_files import Listing
@@ -89,6 +90,7 @@ def of_memory(use: MemoryUse) -> dict[str, Any]:
             dataclasses.asdict(device) | {"total_bytes": device.total_bytes, "fits": device.fits}
             for device in use.devices
         ],
+        "not_counted": list(NOT_COUNTED),
     }
 
 

@@ -80,10 +80,10 @@ PROJECTOR_WORK = 0.35
 
 # Memory that a configuration does not set: the engine inside snugfit keeps none of it.
 NOT_COUNTED = (
-    "llama-server keeps prompts in RAM, up to 8192 MiB unless --cache-ram says otherwise",
-    "llama-server keeps up to 32 checkpoints a slot in RAM, each as large as the model's windows "
-    "and recurrent state (--ctx-checkpoints)",
-    "without a memory map (--no-mmap) gemma3n and gemma4 hold their embedding twice in RAM",
+    "prompts that llama-server keeps in RAM, up to 8 GiB unless --cache-ram says less",
+    "checkpoints of windows and recurrent states that llama-server keeps in RAM, up to 32 a slot "
+    "(--ctx-checkpoints)",
+    "a second embedding in RAM, of gemma3n and gemma4 without a memory map (--no-mmap)",
 )
 
 EXPERTS_NAME = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps\..*")
