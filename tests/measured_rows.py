@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
+from snugfit.archs.cache import cache_bytes
 from snugfit.archs.table import spec_of
 from snugfit.core import Configuration, MemoryUse, ModelSpec, TensorInfo
 from snugfit.hardware.detect import machine_of
 from snugfit.headers import open_headers
 from snugfit.planning.memory import footprint_of, use_of
 from snugfit.quants.recipes import assign_types
-from snugfit.units import GIB
+from snugfit.units import GIB, MIB
 
 DATA = Path(__file__).parent / "data"
 CHECKS = ("weights", "context", "compute", "total")
@@ -232,6 +233,36 @@ def predicted(row: Measured) -> MemoryUse:
     configuration = row.configuration
     outputs = configuration.ubatch if row.all_logits else None
     return use_of(footprint_of(spec), configuration, devices, outputs=outputs)
+
+
+def figures(entry: Measured, row: Mapping[str, str]) -> dict[str, float]:
+    """Return what we say of the devices that `row` is about, by check, in MiB.
+
+    The weights of a vendor's own mix are taken from the row. A total is of the row's kind: of
+    buffers, or of a card with its driver and its desktop.
+    """
+    use = predicted(entry)
+    devices = use.devices[:-1] or use.devices
+    spec = spec_in(entry.model, entry.mix)
+    weights = sum(device.weights_bytes for device in (use.devices if entry.is_unified else devices))
+    weights -= sum(tensor.size_bytes for tensor in spec.tensors if tensor.name == entry.in_ram)
+    if not entry.mix and row["model_buf_MiB"]:
+        weights = round(float(row["model_buf_MiB"]) * MIB)
+    kv = sum(device.kv_cache_bytes for device in devices)
+    state = sum(device.recurrent_state_bytes for device in devices)
+    compute = sum(device.compute_bytes for device in devices)
+    unwindowed = [cache for cache in spec.caches if not cache.window]
+    contexts = {
+        "context": kv + state,
+        "kv": kv,
+        "state": state,
+        "whole": sum(cache_bytes(unwindowed, entry.configuration).values()),
+    }
+    total = float(weights + kv + state + compute)
+    if entry.others_mib is not None:
+        total += sum(device.overhead_bytes for device in devices) + entry.others_mib * MIB
+    found = {"weights": weights, "context": contexts[entry.part], "compute": compute}
+    return {check: size / MIB for check, size in (found | {"total": total}).items()}
 
 
 def _types(spec: ModelSpec, mix: str) -> Mapping[str, str]:

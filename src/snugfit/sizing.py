@@ -13,6 +13,7 @@ from snugfit.headers import open_headers
 from snugfit.models import Model
 from snugfit.planning import memory as memory_model
 from snugfit.planning import search
+from snugfit.planning.beside import with_projector
 from snugfit.units import parse_size
 
 
@@ -68,7 +69,7 @@ def memory(
     use = memory_model.predict(spec, configuration, here)
     if measure:
         use = with_measured_compute(use, opened)
-    return memory_model.with_projector(use, projector_weights(mmproj)) if mmproj else use
+    return with_projector(use, projector_weights(mmproj)) if mmproj else use
 
 
 def projector_weights(path: str) -> int:

@@ -1,9 +1,8 @@
 """Predictions against what strangers' machines and logs said: tests/data/measured_memory.csv."""
 
 import pytest
-from measured_rows import CHECKS, LOGS, PAIRS, ROWS, Measured, predicted, read, spec_in
+from measured_rows import CHECKS, LOGS, PAIRS, ROWS, Measured, figures, predicted, read
 
-from snugfit.archs.cache import cache_bytes
 from snugfit.units import MIB
 
 TABLES = (("measured_memory.csv", ROWS), ("gpu_logs.csv", LOGS))
@@ -22,37 +21,6 @@ COMPARED = [
 ]
 
 
-def in_mib(check, entry, row):
-    """Return what we say of the devices that a row is about, in MiB."""
-    use = predicted(entry)
-    devices = use.devices[:-1] or use.devices
-    compute = sum(device.compute_bytes for device in devices)
-    context = _context(entry, devices)
-    weights = sum(device.weights_bytes for device in (use.devices if entry.is_unified else devices))
-    spec = spec_in(entry.model, entry.mix)
-    weights -= sum(t.size_bytes for t in spec.tensors if t.name == entry.in_ram)
-    if not entry.mix and row["model_buf_MiB"]:
-        weights = float(row["model_buf_MiB"]) * MIB  # a vendor's mix, as the log has it
-    total = weights + context + compute
-    if entry.others_mib is not None:
-        total += sum(device.overhead_bytes for device in devices) + entry.others_mib * MIB
-    found = {"weights": weights, "context": context, "compute": compute, "total": total}
-    return found[check] / MIB
-
-
-def _context(entry, devices):
-    kv = sum(device.kv_cache_bytes for device in devices)
-    state = sum(device.recurrent_state_bytes for device in devices)
-    caches = [cache for cache in spec_in(entry.model, entry.mix).caches if not cache.window]
-    parts = {
-        "context": kv + state,
-        "kv": kv,
-        "state": state,
-        "whole": sum(cache_bytes(caches, entry.configuration).values()),
-    }
-    return parts[entry.part]
-
-
 def allowed(check, entry, measured, text):
     """Return how far off we may be: rounding, the compute band, or 3 % and 300 MiB of a total."""
     if check == "compute":
@@ -68,7 +36,7 @@ def test_a_public_measurement(check, entry, row):
     measured = float(text)
     if check == "context" and entry.context_mib:
         measured, text = entry.context_mib, str(entry.context_mib)
-    assert in_mib(check, entry, row) == pytest.approx(
+    assert figures(entry, row)[check] == pytest.approx(
         measured, abs=allowed(check, entry, measured, text)
     )
 

@@ -11,13 +11,13 @@ from measured_rows import spec_in
 from snugfit.core import Configuration, Device, LayerCache, Machine, ModelSpec, TensorInfo
 from snugfit.errors import UsageError
 from snugfit.hardware.detect import machine_of
+from snugfit.planning.beside import with_projector
 from snugfit.planning.memory import (
     GPU_OVERHEAD_BYTES,
     IN_RAM,
     has_all_layers_on_gpus,
     places,
     predict,
-    with_projector,
 )
 from snugfit.units import GIB, MIB
 

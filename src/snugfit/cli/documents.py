@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score
-from snugfit.planning.memory import NOT_COUNTED
+from snugfit.planning.beside import NOT_COUNTED
 
 if TYPE_CHECKING:
     from snugfit.formats.hub_files import Listing

@@ -60,7 +60,8 @@ def memory_command(
     Example:  snugfit memory demo-moe --ctx 1024 --kv q8_0
     """
     from snugfit.headers import open_headers
-    from snugfit.planning.memory import NOT_COUNTED, every_layer, predict
+    from snugfit.planning.beside import NOT_COUNTED, with_projector
+    from snugfit.planning.memory import every_layer, predict
 
     headers = open_headers(model, is_offline=offline)
     opened, machine = headers.model, machine_from(vram, ram, machine_name)
@@ -82,7 +83,6 @@ def memory_command(
         use = with_measured_compute(use, opened)
     projector_bytes = 0
     if mmproj:
-        from snugfit.planning.memory import with_projector
         from snugfit.sizing import projector_weights
 
         projector_bytes = projector_weights(mmproj)

@@ -75,17 +75,6 @@ GPU_BAND, SPREAD_BAND, UNKNOWN_BAND = 0.1, 0.3, 0.5
 REPACKED_TYPES = ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4")
 REPACKED_ROWS = 8
 
-# A vision projector at work takes 1.3 to 1.4 times its file, its weights among that.
-PROJECTOR_WORK = 0.35
-
-# Memory that a configuration does not set: the engine inside snugfit keeps none of it.
-NOT_COUNTED = (
-    "prompts that llama-server keeps in RAM, up to 8 GiB unless --cache-ram says less",
-    "checkpoints of windows and recurrent states that llama-server keeps in RAM, up to 32 a slot "
-    "(--ctx-checkpoints)",
-    "a second embedding in RAM, of gemma3n and gemma4 without a memory map (--no-mmap)",
-)
-
 EXPERTS_NAME = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps\..*")
 IN_RAM = -1  # in place of a GPU's number
 
@@ -373,18 +362,6 @@ def _overhead(
     graph = footprint.graph
     outputs = configuration.slots * (graph.vocabulary + graph.hidden) * FLOAT_BYTES
     return [*size, HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs]
-
-
-def with_projector(use: MemoryUse, weights_bytes: int) -> MemoryUse:
-    """Return `use` with a vision projector on the first GPU in use, or else in RAM."""
-    number = 0 if use.configuration.gpu_layers and len(use.devices) > 1 else IN_RAM
-    devices = list(use.devices)
-    devices[number] = replace(
-        devices[number],
-        weights_bytes=devices[number].weights_bytes + weights_bytes,
-        overhead_bytes=devices[number].overhead_bytes + round(PROJECTOR_WORK * weights_bytes),
-    )
-    return replace(use, devices=tuple(devices))
 
 
 def tensor_sizes(tensors: Sequence[TensorInfo], types: Mapping[str, str]) -> dict[str, int]:
