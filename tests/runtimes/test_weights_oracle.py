@@ -19,7 +19,6 @@ from snugfit.units import GIB, MIB
 RAM_ONLY = machine_of([], 1024 * GIB)
 # Of these the engine makes the output before the embedding: without a memory map it has both.
 MADE_TWICE = ("gemma3n", "gemma4", "gemma4:shared-layers")
-DRAFTING = ("qwen35moe:drafting", "deepseek4:drafting", "glm-dsa:shared-index")  # not loaded
 ALIGNMENT = 64  # each tensor of odd size is filled up by less than this
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="see refuse_other_releases")
@@ -40,7 +39,7 @@ def weights_of(name, tensors):
     return predict(spec, Configuration(512), RAM_ONLY).weights_bytes
 
 
-@pytest.mark.parametrize("name", [name for name in SHAPES if name not in DRAFTING])
+@pytest.mark.parametrize("name", SHAPES)
 def test_weights_are_what_the_engine_would_allocate(name, tmp_path):
     spec = spec_of_shape(name)
     write_sparse(tmp_path / "header.gguf", metadata_of(name), spec.tensors)
@@ -49,6 +48,18 @@ def test_weights_are_what_the_engine_would_allocate(name, tmp_path):
     ours = predict(spec, Configuration(512), RAM_ONLY).weights_bytes
     ours += embedding if name in MADE_TWICE else 0
     assert 0 <= sum(measured.weights.values()) - ours < ALIGNMENT * len(spec.tensors)
+
+
+def test_layers_that_draft_are_counted_for_drafting():
+    spec = spec_of_shape("qwen35moe:drafting")
+    alone, drafting = (
+        predict(spec, Configuration(512, rollback=ahead), RAM_ONLY).weights_bytes
+        for ahead in (0, 3)
+    )
+    assert drafting - alone == sum(
+        tensor.size_bytes for tensor in spec.tensors if tensor.name.startswith("blk.4.")
+    )
+    assert drafting == spec.weights_bytes
 
 
 @pytest.mark.parametrize("type_name", ["F16", "Q8_0", "Q5_0", "Q6_K", *REPACKED_TYPES])

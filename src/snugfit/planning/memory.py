@@ -93,6 +93,7 @@ class Weights:
     largest_dense: int
     largest_experts: int
     file_bytes: int
+    drafting: frozenset[int] = frozenset()  # layers that only predict further tokens
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,11 @@ def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Wei
     """Sort tensors, given as name -> bytes, by where they can be placed."""
     dense, experts = [0] * layers, [0] * layers
     embedding = output = norm = other = largest_dense = largest_experts = 0
+    drafting = set()
     for name, size in sizes.items():
         match = BLOCK_NAME.fullmatch(name)
+        if match and match[2].startswith("nextn."):
+            drafting.add(int(match[1]))
         if match and EXPERTS_NAME.fullmatch(match[2]):
             experts[int(match[1])] += size
             largest_experts = max(largest_experts, size)
@@ -177,6 +181,7 @@ def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Wei
         largest_dense=largest_dense,
         largest_experts=largest_experts,
         file_bytes=file_bytes,
+        drafting=frozenset(drafting),
     )
 
 
@@ -273,11 +278,16 @@ def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]
 def _weight_bytes(
     weights: Weights, configuration: Configuration, place: Sequence[int], devices: int
 ) -> list[int]:
-    """Return the weights on each device. Copies in a cache of experts are counted there too."""
+    """Return the weights on each device. Copies in a cache of experts are counted there too.
+
+    Layers that draft are loaded only for drafting.
+    """
     size = [0] * devices  # RAM is last, so IN_RAM is its number
     size[IN_RAM] = weights.embedding + weights.other
     away = 0
     for layer, (dense, experts) in enumerate(zip(weights.dense, weights.experts, strict=True)):
+        if layer in weights.drafting and not configuration.rollback:
+            continue
         in_ram = layer < configuration.cpu_expert_layers
         size[place[layer]] += dense
         size[IN_RAM if in_ram else place[layer]] += experts
