@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from snugfit.core import Configuration, Machine, MemoryUse, ModelSpec, Plan
-from snugfit.errors import UsageError
+from snugfit.errors import FormatError, UsageError
+from snugfit.formats.gguf import read_gguf
 from snugfit.hardware.detect import detect, machine_of
 from snugfit.headers import open_headers
 from snugfit.models import Model
 from snugfit.planning import memory as memory_model
 from snugfit.planning.axes import Goal
 from snugfit.planning.search import search
+from snugfit.planning.beside import with_projector
 from snugfit.units import parse_size
 
 
@@ -40,14 +42,17 @@ def memory(
     swa_full: bool = False,
     rollback: int = 0,
     measure: bool = False,
+    mmproj: str | None = None,
 ) -> MemoryUse:
     """Return the bytes of one configuration on each device of `machine` (default: this one).
 
     A machine is given as such, or as `--machine` names it: `RTX 4090`, `box.json`. All layers are
     on GPUs, if there are any, unless `gpu_layers` says otherwise. `value_type` is the cached
     values' type where it is not the keys'; `rollback` the tokens that a draft runs ahead. `measure`
-    asks the embedded engine for the compute buffer, see `with_measured_compute`. Raises
-    FormatError, UnsupportedError, UsageError, and RuntimeFailure where it cannot measure.
+    asks the embedded engine for the compute buffer, see `with_measured_compute`. `mmproj` is a
+    vision projector's file: its weights are counted from its header, what it works with is
+    estimated. Raises FormatError, UnsupportedError, UsageError, and RuntimeFailure where it cannot
+    measure.
     """
     if ctx <= 0:
         raise UsageError(f"a context of {ctx} tokens; give at least 1.")
@@ -63,7 +68,17 @@ def memory(
         rollback=rollback,
     )
     use = memory_model.predict(spec, configuration, here)
-    return with_measured_compute(use, opened) if measure else use
+    if measure:
+        use = with_measured_compute(use, opened)
+    return with_projector(use, projector_weights(mmproj)) if mmproj else use
+
+
+def projector_weights(path: str) -> int:
+    """Return the bytes of a vision projector's tensors. Raises FormatError for any other file."""
+    file = read_gguf(path)
+    if file.metadata.get("general.architecture") != "clip":
+        raise FormatError(f"{path}: is no vision projector. Name the mmproj file of the model.")
+    return sum(tensor.size_bytes for tensor in file.tensors.values())
 
 
 def with_measured_compute(use: MemoryUse, model: Model) -> MemoryUse:

@@ -14,7 +14,8 @@ from headers import MODELS, ROWS, unpacked_header
 from tiny import tiny_model
 
 from snugfit.cli.main import COMMANDS, app_of, main
-from snugfit.core import Configuration
+from snugfit.core import Configuration, TensorInfo
+from snugfit.runtimes.llama_cpp_probe import write_sparse
 
 
 @pytest.fixture(scope="module")
@@ -186,6 +187,28 @@ def test_memory_is_measured(capsys: pytest.CaptureFixture[str]) -> None:
     on_gpu = (*options[:-1], 3, "--vram", "8GiB", "--measure")
     refused = fails(capsys, *on_gpu, status=2)
     assert "--gpu-layers 0" in refused
+
+
+def test_memory_of_a_projector_beside_a_model(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    path = tmp_path / "mmproj.gguf"
+    weight = TensorInfo("v.blk.0.attn_q.weight", (1024, 1024), "F16")
+    write_sparse(path, {"general.architecture": "clip"}, [weight])
+    options = ("memory", "demo-moe", "--ctx", 1024, "--vram", "1GiB,1GiB")
+    without = run_json(capsys, *options)
+    document = run_json(capsys, *options, "--mmproj", path)
+    assert (without["projector_bytes"], document["projector_bytes"]) == (0, 2**21)
+    parts = [
+        [device["total_bytes"] for device in found["devices"]] for found in (without, document)
+    ]
+    more = [after - before for before, after in zip(*parts, strict=True)]
+    assert more == [2**21 + round(0.35 * 2**21), 0, 0]
+    assert document["weights_bytes"] - without["weights_bytes"] == 2**21
+    assert any("--cache-ram" in what for what in document["not_counted"])
+    assert "2.00 MiB of the projector" in fails_nothing(capsys, *options, "--mmproj", path)
+    write_sparse(path, {"general.architecture": "llama"}, [weight])
+    assert "no vision projector" in fails(capsys, *options, "--mmproj", path)
 
 
 def fails_nothing(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:

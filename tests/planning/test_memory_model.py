@@ -6,10 +6,12 @@ import pytest
 from headers import ROWS, configuration_of, name_of, spec_from_header
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measured_rows import spec_in
 
 from snugfit.core import Configuration, Device, LayerCache, Machine, ModelSpec, TensorInfo
 from snugfit.errors import UsageError
 from snugfit.hardware.detect import machine_of
+from snugfit.planning.beside import with_projector
 from snugfit.planning.memory import (
     GPU_OVERHEAD_BYTES,
     IN_RAM,
@@ -175,6 +177,57 @@ def test_a_pipeline_of_gpus_keeps_four_copies_of_its_inputs():
         for ctx in (4096, 8192)
     )
     assert long - short == 4 * 512 * 4096 * 2
+
+
+def test_a_pipeline_has_its_copies_in_ram_too():
+    """As a log of two cards has them: 4 masks and the embeddings of a pass."""
+    ram = predict(LLAMA, Configuration(131072, gpu_layers=81), TWO_GPUS).devices[-1]
+    assert ram.compute_bytes / MIB == pytest.approx(4 * 128 + 2 * 16, rel=0.001)
+
+
+def test_the_host_s_buffer_is_that_of_a_public_log():
+    """Qwen3.8-27B at 196608 tokens on an RTX 5090: 212.02 MiB of CUDA_Host."""
+    ram = predict(spec_in("qwen3.6-27b", ""), Configuration(196608, gpu_layers=65), ONE_GPU)
+    assert ram.devices[-1].compute_bytes / MIB == pytest.approx(212.02, abs=0.01)
+
+
+def test_what_a_gpu_unpacks_is_in_no_buffer_of_the_log():
+    half, quantized = (
+        predict(LLAMA, Configuration(8192, kv_type, gpu_layers=81), ONE_GPU).devices[0]
+        for kv_type in ("F16", "Q8_0")
+    )
+    assert quantized.compute_bytes == half.compute_bytes
+    assert quantized.overhead_bytes - half.overhead_bytes == 8192 * (1024 + 1024) * 2
+
+
+def test_a_split_says_how_many_layers_each_gpu_has():
+    whole = Configuration(4096, gpu_layers=81, gpu_split=(20, 61))
+    first, second, _ = predict(LLAMA, whole, TWO_GPUS).devices
+    assert (first.kv_cache_bytes, second.kv_cache_bytes) == (20 * 16 * MIB, 60 * 16 * MIB)
+    for split in ((20, 60), (81,), (-1, 82)):
+        with pytest.raises(UsageError, match="does not put 81 layers"):
+            predict(LLAMA, replace(whole, gpu_split=split), TWO_GPUS)
+
+
+def test_a_cache_of_experts_takes_the_first_gpu_and_no_more_than_there_are():
+    in_ram = Configuration(4096, gpu_layers=49, cpu_expert_layers=10)
+    none, some, all_of_them = (
+        predict(QWEN_MOE, replace(in_ram, expert_cache_bytes=size), ONE_GPU).devices[0]
+        for size in (0, GIB, 1000 * GIB)
+    )
+    assert some.weights_bytes - none.weights_bytes == GIB
+    whole = predict(QWEN_MOE, replace(in_ram, cpu_expert_layers=0), ONE_GPU).devices[0]
+    assert all_of_them.weights_bytes == whole.weights_bytes
+
+
+def test_a_projector_goes_to_the_first_gpu_in_use():
+    use = predict(LLAMA, Configuration(4096, gpu_layers=81), TWO_GPUS)
+    with_it = with_projector(use, 1000 * MIB)
+    assert with_it.devices[1:] == use.devices[1:]
+    assert with_it.weights_bytes - use.weights_bytes == 1000 * MIB
+    assert with_it.total_bytes - use.total_bytes == 1350 * MIB
+    alone = predict(LLAMA, Configuration(4096), TWO_GPUS)
+    assert with_projector(alone, MIB).devices[:-1] == alone.devices[:-1]
 
 
 @settings(max_examples=60, deadline=None)

@@ -105,17 +105,17 @@ def _experts(count: int, used: int, length: int) -> dict[str, int]:
     }
 
 
-def _delta_net(inner: int, heads: int) -> dict[str, Any]:
-    """Keys of the Qwen 3.5 family: three layers of gated delta net, then one of attention."""
-    return {
+def _delta_net(inner: int, heads: int, *, has_sections: bool = True) -> dict[str, Any]:
+    """Keys of Qwen 3 Next and later: three layers of gated delta net, then one of attention."""
+    keys: dict[str, Any] = {
         "ssm.conv_kernel": 4,
         "ssm.inner_size": inner,
         "ssm.state_size": 128,
         "ssm.time_step_rank": heads,
         "ssm.group_count": 16,
         "full_attention_interval": 4,
-        "rope.dimension_sections": (11, 11, 10, 0),
     }
+    return keys | {"rope.dimension_sections": (11, 11, 10, 0)} if has_sections else keys
 
 
 def _gemma4_windows(
@@ -276,6 +276,21 @@ _TABLE = (
         "qwen35",
         _body(32, 262144, 2560, (16, 4, 256), 9216, 248320, rotated=64) | _delta_net(4096, 32),
         is_tied=True,
+    ),
+    CatalogueModel(
+        "qwen3.5-9b",
+        "Qwen/Qwen3.5-9B",
+        "qwen35",
+        _body(32, 262144, 4096, (16, 4, 256), 12288, 248320, rotated=64) | _delta_net(4096, 32),
+    ),
+    CatalogueModel(
+        "qwen3-coder-next",
+        "Qwen/Qwen3-Coder-Next",
+        "qwen3next",
+        _body(48, 262144, 2048, (16, 2, 256), 5120, 151936, rotated=64)
+        | _delta_net(4096, 32, has_sections=False)
+        | _experts(512, 10, 512)
+        | {"expert_shared_feed_forward_length": 512},
     ),
     CatalogueModel("qwen3.6-27b", "Qwen/Qwen3.6-27B", "qwen35", _QWEN36_27B),
     CatalogueModel("qwen3.5-27b", "Qwen/Qwen3.5-27B", "qwen35", _QWEN36_27B),

@@ -111,7 +111,7 @@ def _qwen3moe(keys: Keys, _layer: int) -> Shapes:
     yield from _experts(keys)
 
 
-def _qwen35_mixer(keys: Keys, layer: int) -> Shapes:
+def _qwen35_mixer(keys: Keys, layer: int, *, is_fused: bool = False) -> Shapes:
     """Full attention in every n-th layer, a gated delta net in the others."""
     yield from _norms(keys, "attn_norm", "post_attention_norm")
     if (layer + 1) % keys["full_attention_interval"] == 0:
@@ -126,8 +126,11 @@ def _qwen35_mixer(keys: Keys, layer: int) -> Shapes:
     yield "ssm_conv1d.weight", (mixed, keys["ssm.conv_kernel"])
     yield "ssm_dt.bias", (heads,)
     yield "ssm_a", (heads,)
-    yield "ssm_beta.weight", (heads, width)
-    yield "ssm_alpha.weight", (heads, width)
+    if is_fused:
+        yield "ssm_ba.weight", (2 * heads, width)
+    else:
+        yield "ssm_beta.weight", (heads, width)
+        yield "ssm_alpha.weight", (heads, width)
     yield "ssm_norm.weight", (state,)
     yield "ssm_out.weight", (width, inner)
 
@@ -137,11 +140,15 @@ def _qwen35(keys: Keys, layer: int) -> Shapes:
     yield from _gated(keys, keys["feed_forward_length"])
 
 
-def _qwen35moe(keys: Keys, layer: int) -> Shapes:
-    yield from _qwen35_mixer(keys, layer)
+def _qwen35moe(keys: Keys, layer: int, *, is_fused: bool = False) -> Shapes:
+    yield from _qwen35_mixer(keys, layer, is_fused=is_fused)
     yield from _experts(keys)
     yield "ffn_gate_inp_shexp.weight", (keys["embedding_length"],)
     yield from _gated(keys, keys["expert_shared_feed_forward_length"], "_shexp")
+
+
+def _qwen3next(keys: Keys, layer: int) -> Shapes:
+    yield from _qwen35moe(keys, layer, is_fused=True)
 
 
 def _gpt_oss(keys: Keys, _layer: int) -> Shapes:
@@ -185,8 +192,7 @@ def _gemma4_attention(keys: Keys, layer: int) -> Shapes:
     yield "attn_q.weight", (heads * size, width)
     yield "attn_q_norm.weight", (size,)
     yield "attn_output.weight", (width, heads * size)
-    if layer >= keys["block_count"] - keys["attention.shared_kv_layers"]:
-        return
+    # Layers that read the cache of others have these too: they are stored, and never used.
     rows = keys["attention.head_count_kv"][layer] * size
     yield "attn_k.weight", (rows, width)
     yield "attn_k_norm.weight", (size,)
@@ -298,6 +304,7 @@ LAYOUTS: dict[str, tuple[Callable[[Keys], Shapes], Callable[[Keys, int], Shapes]
     "phi3": (_nothing, _phi3),
     "qwen3": (_nothing, _qwen3),
     "qwen3moe": (_nothing, _qwen3moe),
+    "qwen3next": (_nothing, _qwen3next),
     "qwen35": (_nothing, _qwen35),
     "qwen35moe": (_nothing, _qwen35moe),
     "gemma4": (_gemma4_inputs, _gemma4),

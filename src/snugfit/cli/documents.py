@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score, Speed
+from snugfit.planning.beside import NOT_COUNTED
 
 if TYPE_CHECKING:
     from snugfit.formats.hub_files import Listing
@@ -92,6 +93,7 @@ def of_memory(use: MemoryUse) -> dict[str, Any]:
             dataclasses.asdict(device) | {"total_bytes": device.total_bytes, "fits": device.fits}
             for device in use.devices
         ],
+        "not_counted": list(NOT_COUNTED),
     }
 
 

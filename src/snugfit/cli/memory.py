@@ -16,6 +16,7 @@ from snugfit.cli.options import (
     KvValues,
     MachineName,
     Measure,
+    Mmproj,
     Offline,
     Ram,
     Rollback,
@@ -44,6 +45,7 @@ def memory_command(
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = 0,
+    mmproj: Mmproj = "",
     measure: Measure = False,
     machine_name: MachineName = "",
     vram: Vram = "",
@@ -58,6 +60,7 @@ def memory_command(
     Example:  snugfit memory demo-moe --ctx 1024 --kv q8_0
     """
     from snugfit.headers import open_headers
+    from snugfit.planning.beside import NOT_COUNTED, with_projector
     from snugfit.planning.memory import every_layer, predict
 
     headers = open_headers(model, is_offline=offline)
@@ -78,12 +81,22 @@ def memory_command(
         from snugfit.sizing import with_measured_compute
 
         use = with_measured_compute(use, opened)
+    projector_bytes = 0
+    if mmproj:
+        from snugfit.sizing import projector_weights
+
+        projector_bytes = projector_weights(mmproj)
+        use = with_projector(use, projector_bytes)
     if json:
-        render.print_json(documents.of_memory(use) | {"headers": headers.note})
+        document = documents.of_memory(use) | {"projector_bytes": projector_bytes}
+        render.print_json(document | {"headers": headers.note})
         return
     say_where_from(spec.name, headers.note)
     warn_of_unknown(spec)
     show(use)
+    if mmproj:
+        render.out.print(f"[dim]weights include {format_size(projector_bytes)} of the projector[/]")
+    render.out.print(f"[dim]not counted: {NOT_COUNTED[0]}; --json says what else[/]")
     render.next_command(f"snugfit plan {model}{machine_options(machine_name, vram, ram)}")
 
 

@@ -88,6 +88,12 @@ Rollback = Annotated[
         help="Tokens that a draft runs ahead, as states keep them.",
     ),
 ]
+Mmproj = Annotated[
+    str,
+    typer.Option(
+        "--mmproj", "-mm", metavar="FILE", help="Vision projector that runs beside it, a GGUF file."
+    ),
+]
 Measure = Annotated[
     bool,
     typer.Option("--measure", help="Ask the engine for the compute buffer; without GPU layers."),

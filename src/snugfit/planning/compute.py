@@ -163,16 +163,45 @@ def input_bytes(graph: Graph, configuration: Configuration) -> int:
 
 
 def busiest_bytes(graph: Graph, configuration: Configuration) -> int:
-    """Return the compute buffer of a device that has the whole model."""
+    """Return the compute buffer of a processor that has the whole model."""
+    size = _layer_bytes(graph, configuration) + input_bytes(graph, configuration)
+    return max(size, logit_bytes(graph, configuration))
+
+
+def gpu_bytes(
+    graph: Graph,
+    configuration: Configuration,
+    *,
+    copies: int = 1,
+    streamed_bytes: int = 0,
+    outputs: int | None = None,
+) -> int:
+    """Return the compute buffer of a GPU, as the engine's log has it.
+
+    The embeddings were looked up in RAM. Several GPUs in a pipeline keep `copies` of the inputs,
+    each beside all that follows. `streamed_bytes` are of matrices that come from RAM for a while.
+    `outputs` are the tokens whose logits are wanted: one a slot, but in builds before August 2026
+    all of a pass, as in llama-perplexity still.
+    """
+    layer = _layer_bytes(graph, configuration) - embedded_bytes(graph, configuration)
+    layer += streamed_bytes
+    count = configuration.slots if outputs is None else outputs
+    logits = count * (graph.vocabulary + 2 * graph.hidden) * FLOAT_BYTES
+    inputs = input_bytes(graph, configuration)
+    if copies > 1:
+        return max(layer, logits) + copies * inputs
+    return max(layer + inputs, logits)
+
+
+def _layer_bytes(graph: Graph, configuration: Configuration) -> int:
+    """Return what the busiest moment of a layer keeps alive, without the graph's inputs."""
     tokens = tokens_of_pass(configuration)
     states = configuration.slots * graph.scan_numbers * FLOAT_BYTES
-    moments = (
+    return max(
         tokens * graph.feed_forward_width() * FLOAT_BYTES,
         _attention_bytes(graph, configuration),
         tokens * graph.scan_width() * FLOAT_BYTES + states,
     )
-    size = max(moments) + input_bytes(graph, configuration)
-    return max(size, logit_bytes(graph, configuration))
 
 
 def _attention_bytes(graph: Graph, configuration: Configuration) -> int:

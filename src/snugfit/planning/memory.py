@@ -5,7 +5,7 @@
 | weights | exact | tensor shapes and types, placed by llama.cpp's rules |
 | KV cache, recurrent state | exact for architectures in the table | archs.cache |
 | compute | estimated | the largest live activations of one micro-batch, see `Graph` |
-| overhead | estimated | constants below |
+| overhead | estimated | constants below; what a GPU unpacks of a quantized cache |
 
 A configuration without GPU layers leaves the GPUs alone: run it with llama.cpp's `--device none`.
 """
@@ -40,6 +40,7 @@ from snugfit.core import (
 from snugfit.errors import UsageError
 from snugfit.formats.gguf import padded
 from snugfit.planning.compute import (
+    BAND,
     BLOCK_NAME,
     FLOAT_BYTES,
     HALF_BYTES,
@@ -47,9 +48,9 @@ from snugfit.planning.compute import (
     band_of,
     busiest_bytes,
     embedded_bytes,
+    gpu_bytes,
     graph_of,
     input_bytes,
-    logit_bytes,
 )
 from snugfit.quants.types import TYPES
 from snugfit.units import MIB
@@ -65,9 +66,15 @@ PIPELINE_COPIES = 4
 # Matrices in RAM are copied to the GPU, one while the next arrives, for batches of so many tokens.
 STREAMED_MATRICES, STREAMED_FROM_TOKENS = 2, 32
 
-# Compute: three public logs of GPUs agree within 6 %; a band on the CPU is the graph's own. Unknown
-# architectures have parts of their own.
-GPU_BAND, UNKNOWN_BAND = 0.25, 0.5
+# Public logs of a whole model on one GPU agree within 6 %; with several GPUs, or experts in RAM,
+# single buffers are off by up to 28 % (tests/measured_rows.py). A band on the CPU is the
+# graph's own. Unknown architectures have parts of their own.
+GPU_BAND, SPREAD_BAND, UNKNOWN_BAND = 0.1, 0.3, 0.5
+
+# Types that the engine rearranges for processors with AVX2. An embedding that serves as output
+# matrix too is kept both ways: rows are looked up in it as it was.
+REPACKED_TYPES = ("Q4_0", "Q4_K", "IQ4_NL", "MXFP4")
+REPACKED_ROWS = 8
 
 EXPERTS_NAME = re.compile(r"ffn_(up|down|gate|gate_up)_(ch)?exps\..*")
 IN_RAM = -1  # in place of a GPU's number
@@ -82,10 +89,12 @@ class Weights:
     embedding: int
     output: int  # the output matrix and its norm; the embedding again where it serves as output
     is_tied: bool
+    is_kept_twice: bool  # in RAM: the embedding as it is, and rearranged as output
     other: int
     largest_dense: int
     largest_experts: int
     file_bytes: int
+    drafting: frozenset[int] = frozenset()  # layers that only predict further tokens
 
 
 @dataclass(frozen=True)
@@ -114,8 +123,14 @@ def predict(spec: ModelSpec, configuration: Configuration, machine: Machine) -> 
 
 def footprint_of(spec: ModelSpec) -> Footprint:
     sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
+    weights = weights_of(sizes, spec.layers, file_bytes=spec.file_bytes)
+    repacked = any(
+        tensor.type_name in REPACKED_TYPES and tensor.rows % REPACKED_ROWS == 0
+        for tensor in spec.tensors
+        if tensor.name == "token_embd.weight"
+    )
     return Footprint(
-        weights=weights_of(sizes, spec.layers, file_bytes=spec.file_bytes),
+        weights=replace(weights, is_kept_twice=weights.is_tied and repacked),
         graph=graph_of(spec),
         caches=grouped(spec.caches),
         states=spec.states,
@@ -124,7 +139,10 @@ def footprint_of(spec: ModelSpec) -> Footprint:
 
 
 def cut_footprint(original: Footprint, spec: ModelSpec, sizes: Mapping[str, int]) -> Footprint:
-    """Return the footprint of a cut of `spec` whose tensors have `sizes`, in bytes by name."""
+    """Return the footprint of a cut of `spec` whose tensors have `sizes`, in bytes by name.
+
+    No mix stores an output matrix in a type that processors rearrange.
+    """
     file_bytes = spec.header_bytes + sum(map(padded, sizes.values()))
     return replace(original, weights=weights_of(sizes, spec.layers, file_bytes=file_bytes))
 
@@ -142,8 +160,11 @@ def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Wei
     """Sort tensors, given as name -> bytes, by where they can be placed."""
     dense, experts = [0] * layers, [0] * layers
     embedding = output = norm = other = largest_dense = largest_experts = 0
+    drafting = set()
     for name, size in sizes.items():
         layer, is_experts = block_of(name)
+        if layer is not None and ".nextn." in name:
+            drafting.add(layer)
         if layer is not None and is_experts:
             experts[layer] += size
             largest_experts = max(largest_experts, size)
@@ -165,10 +186,12 @@ def weights_of(sizes: Mapping[str, int], layers: int, *, file_bytes: int) -> Wei
         embedding=embedding,
         output=(embedding if is_tied else output) + norm,
         is_tied=is_tied,
+        is_kept_twice=False,
         other=other,
         largest_dense=largest_dense,
         largest_experts=largest_experts,
         file_bytes=file_bytes,
+        drafting=frozenset(drafting),
     )
 
 
@@ -183,21 +206,19 @@ def has_all_layers_on_gpus(use: MemoryUse, layers: int) -> bool:
 
 
 def use_of(
-    footprint: Footprint, configuration: Configuration, devices: Sequence[Device]
+    footprint: Footprint,
+    configuration: Configuration,
+    devices: Sequence[Device],
+    *,
+    outputs: int | None = None,
 ) -> MemoryUse:
-    """Return the bytes on each device. RAM is the last device. Raises as `predict` does."""
-    gpus = devices[:-1]
-    weights = footprint.weights
-    place = place_of(footprint.layers, configuration, [gpu.free_bytes for gpu in gpus])
-    weight_bytes = [0] * len(devices)  # RAM is last, so IN_RAM is its number
-    weight_bytes[IN_RAM] = weights.embedding + weights.other
-    for layer, (dense, experts) in enumerate(zip(weights.dense, weights.experts, strict=True)):
-        in_ram = layer < configuration.cpu_expert_layers
-        weight_bytes[place[layer]] += dense
-        weight_bytes[IN_RAM if in_ram else place[layer]] += experts
-    shared = weights.embedding if weights.is_tied and place[-1] == IN_RAM else 0
-    weight_bytes[place[-1]] += weights.output - shared
+    """Return the bytes on each device. RAM is the last device. Raises as `predict` does.
 
+    `outputs` are the tokens of a pass whose logits are wanted, where that is not one a slot.
+    """
+    gpus = devices[:-1]
+    place = placement(footprint.layers, configuration, gpus)
+    weight_bytes = _weight_bytes(footprint.weights, configuration, place, len(devices))
     kv_bytes = [0] * len(devices)
     for layers, size in group_bytes(footprint.caches, configuration):
         for layer in layers:
@@ -206,12 +227,9 @@ def use_of(
     for layer, size in state_bytes(footprint.states, configuration).items():
         states[place[layer]] += size
 
-    compute = compute_of(footprint, configuration, place, len(gpus))
-    compute[0] += streamed_bytes(weights, configuration, place)
-    uses_gpus = any(number != IN_RAM for number in place)
-    overhead = [GPU_OVERHEAD_BYTES if uses_gpus else 0] * len(gpus)
-    overhead.append(host_overhead(footprint.graph, configuration))
-    band = GPU_BAND if uses_gpus else band_of(footprint.graph, configuration)
+    compute = compute_bytes(footprint, configuration, place, len(gpus), outputs)
+    overhead = overhead_bytes(footprint, configuration, place, len(gpus))
+    band = _band(footprint.graph, configuration, place)
     return MemoryUse(
         configuration=configuration,
         devices=tuple(
@@ -227,30 +245,27 @@ def use_of(
             )
             for number, device in enumerate(devices)
         ),
-        file_bytes=weights.file_bytes,
+        file_bytes=footprint.weights.file_bytes,
         kv_basis=footprint.cache_basis,
         compute_band=band if footprint.cache_basis == "exact" else UNKNOWN_BAND,
     )
 
 
-def place_of(layers: int, configuration: Configuration, free_bytes: Sequence[int]) -> list[int]:
-    """Return the GPU of every layer and then of the output, or IN_RAM. Raises UsageError.
+def placement(layers: int, configuration: Configuration, gpus: Sequence[Device]) -> list[int]:
+    """Return the GPU of every layer and then of the output, or IN_RAM.
 
-    A split that is given says how many of the layers on GPUs each one has, in their order.
+    Raises UsageError for a split that does not add up to the layers on GPUs.
     """
-    split = configuration.gpu_split
-    if not split:
-        return places(layers, configuration.gpu_layers, free_bytes)
-    on_gpus = min(configuration.gpu_layers, layers + 1)
-    if len(split) != len(free_bytes) or sum(split) != on_gpus or min(split) < 0:
+    split, on_gpus = configuration.gpu_split, min(configuration.gpu_layers, layers + 1)
+    if not split or not gpus:
+        return places(layers, configuration.gpu_layers, [gpu.free_bytes for gpu in gpus])
+    if len(split) != len(gpus) or sum(split) != on_gpus or min(split) < 0:
         raise UsageError(
-            f"a split of {split} layers; {on_gpus} are on {len(free_bytes)} GPUs. "
-            "Give one number for each GPU, all layers in sum."
+            f"a split of {', '.join(map(str, split))} does not put {on_gpus} layers on "
+            f"{len(gpus)} GPU(s). Give each GPU its number of layers, the output counted as one."
         )
-    place = [IN_RAM] * (layers + 1 - on_gpus)
-    for gpu, count in enumerate(split):
-        place += [gpu] * count
-    return place
+    parts = [gpu for gpu, count in enumerate(split) for _ in range(count)]
+    return [IN_RAM] * (layers + 1 - on_gpus) + parts
 
 
 def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]:
@@ -270,38 +285,82 @@ def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]
     return place
 
 
-def compute_of(
-    footprint: Footprint, configuration: Configuration, place: Sequence[int], gpus: int
+def _weight_bytes(
+    weights: Weights, configuration: Configuration, place: Sequence[int], devices: int
 ) -> list[int]:
-    """Return the compute buffer of each GPU and, last, of RAM, but for streamed matrices."""
+    """Return the weights on each device. Copies in a cache of experts are counted there too.
+
+    Layers that draft are loaded only for drafting.
+    """
+    size = [0] * devices  # RAM is last, so IN_RAM is its number
+    size[IN_RAM] = weights.embedding + weights.other
+    away = 0
+    for layer, (dense, experts) in enumerate(zip(weights.dense, weights.experts, strict=True)):
+        if layer in weights.drafting and not configuration.rollback:
+            continue
+        in_ram = layer < configuration.cpu_expert_layers
+        size[place[layer]] += dense
+        size[IN_RAM if in_ram else place[layer]] += experts
+        away += experts if in_ram and place[layer] != IN_RAM else 0
+    is_shared = weights.is_tied and place[-1] == IN_RAM and not weights.is_kept_twice
+    size[place[-1]] += weights.output - (weights.embedding if is_shared else 0)
+    if devices > 1:
+        size[0] += min(configuration.expert_cache_bytes, away)
+    return size
+
+
+def compute_bytes(
+    footprint: Footprint,
+    configuration: Configuration,
+    place: Sequence[int],
+    gpus: int,
+    outputs: int | None = None,
+) -> list[int]:
+    """Return the compute buffer of each GPU and, last, of RAM."""
     graph = footprint.graph
-    busiest, inputs = busiest_bytes(graph, configuration), input_bytes(graph, configuration)
-    embedded = embedded_bytes(graph, configuration)
     used = sorted(set(place) - {IN_RAM})
     if not used:
-        return [0] * gpus + [busiest]
-    pipelined = gpus > 1 and IN_RAM not in place and not configuration.cpu_expert_layers
-    on_gpu = max(busiest - embedded, logit_bytes(graph, configuration))
-    on_gpu += (PIPELINE_COPIES - 1) * inputs * pipelined
-    on_gpu += _unpacked_cache(footprint.caches, configuration)
-    compute = [on_gpu if gpu in used else 0 for gpu in range(gpus)]
-    compute.append(busiest if IN_RAM in place[:-1] else inputs + embedded)
-    return compute
+        return [0] * gpus + [busiest_bytes(graph, configuration)]
+    pipelined = len(used) > 1 and IN_RAM not in place and not configuration.cpu_expert_layers
+    copies = PIPELINE_COPIES if pipelined else 1
+    compute = []
+    for gpu in range(gpus):
+        # Whatever is in RAM is multiplied on the first GPU.
+        streamed = streamed_bytes(footprint.weights, configuration, place) if gpu == 0 else 0
+        size = gpu_bytes(
+            graph, configuration, copies=copies, streamed_bytes=streamed, outputs=outputs
+        )
+        compute.append(size if gpu in used or streamed else 0)
+    inputs, embedded = input_bytes(graph, configuration), embedded_bytes(graph, configuration)
+    if IN_RAM in place[:-1]:
+        return [*compute, busiest_bytes(graph, configuration)]
+    return [*compute, copies * inputs + embedded]
 
 
 def streamed_bytes(weights: Weights, configuration: Configuration, place: Sequence[int]) -> int:
-    """Return what the first GPU keeps for matrices that are copied from RAM pass by pass."""
-    is_all_in_ram = all(number == IN_RAM for number in place)
-    if is_all_in_ram or tokens_of_pass(configuration) < STREAMED_FROM_TOKENS:
+    """Return what of the matrices in RAM is on the first GPU at a time."""
+    if tokens_of_pass(configuration) < STREAMED_FROM_TOKENS:
         return 0
-    in_ram = weights.largest_dense if IN_RAM in place[:-1] else 0
-    if configuration.cpu_expert_layers or IN_RAM in place[:-1]:
-        in_ram = max(in_ram, weights.largest_experts)
-    return STREAMED_MATRICES * in_ram
+    has_layers = IN_RAM in place[:-1]
+    dense = weights.largest_dense if has_layers else 0
+    experts = weights.largest_experts if has_layers or configuration.cpu_expert_layers else 0
+    return STREAMED_MATRICES * max(dense, experts)
+
+
+def _band(graph: Graph, configuration: Configuration, place: Sequence[int]) -> float:
+    """Return how far off the compute buffers may be, as a part of them."""
+    devices = set(place)
+    if devices == {IN_RAM}:
+        return band_of(graph, configuration)
+    is_whole = len(devices) == 1 and not configuration.cpu_expert_layers
+    return (GPU_BAND if is_whole else SPREAD_BAND) + graph.band - BAND
 
 
 def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
-    """Return what a GPU unpacks of a quantized cache at a time: one layer, in half floats."""
+    """Return what a GPU unpacks of a quantized cache at a time: one layer, in half floats.
+
+    That comes from a pool of its own, which no log shows.
+    """
     if not TYPES[configuration.kv_type].is_quantized:
         return 0
     widths = (
@@ -311,9 +370,18 @@ def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
     return max(widths, default=0) * HALF_BYTES
 
 
-def host_overhead(graph: Graph, configuration: Configuration) -> int:
+def overhead_bytes(
+    footprint: Footprint, configuration: Configuration, place: Sequence[int], gpus: int
+) -> list[int]:
+    """Return what each GPU and, last, RAM needs beside buffers of known size."""
+    used = set(place) - {IN_RAM}
+    unpacked = _unpacked_cache(footprint.caches, configuration)
+    size = [
+        GPU_OVERHEAD_BYTES * bool(used) + (unpacked if gpu in used else 0) for gpu in range(gpus)
+    ]
+    graph = footprint.graph
     outputs = configuration.slots * (graph.vocabulary + graph.hidden) * FLOAT_BYTES
-    return HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs
+    return [*size, HOST_OVERHEAD_BYTES + TOKEN_BYTES * graph.vocabulary + outputs]
 
 
 def tensor_sizes(tensors: Sequence[TensorInfo], types: Mapping[str, str]) -> dict[str, int]:

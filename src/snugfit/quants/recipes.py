@@ -58,10 +58,7 @@ class Recipe:
     by_name_only: bool = False
 
 
-_SMALL_ATTENTION = (
-    Rule("attn_v", "Q8_0", eight_experts),
-    Rule("attn_k", "Q8_0", eight_experts),
-)
+_SMALL_ATTENTION = (Rule("attn_v", "Q8_0", eight_experts), Rule("attn_k", "Q8_0", eight_experts))
 
 _FIVE_BITS_FOR_OUTPUT = Rule("attn_output", "Q5_K", eight_experts)
 
@@ -192,11 +189,7 @@ RECIPES: dict[str, Recipe] = {
         "Q3_K",
         11,
         "Q6_K",
-        (
-            *_SMALL_ATTENTION,
-            _FIVE_BITS_FOR_OUTPUT,
-            Rule("attn_v", "Q5_K", seventy_billion),
-        ),
+        (*_SMALL_ATTENTION, _FIVE_BITS_FOR_OUTPUT, Rule("attn_v", "Q5_K", seventy_billion)),
     ),
     "IQ3_XS": Recipe(
         "IQ3_S",
@@ -337,6 +330,9 @@ FALLBACKS = {
 NEVER_QUANTIZED = re.compile(
     r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
 )
+# llama-quantize leaves these as converters store them.
+LEFT_AT_16_BITS = re.compile(r"per_layer_model_proj|altup|laurel")
+EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 
@@ -361,15 +357,17 @@ def assign_types(
     `shared_heads` is how many query heads share one key and value head.
     """
     recipe = recipe_named(mix)
-    head = "output.weight" if "output.weight" in shapes else "token_embd.weight"
+    heads = ("output.weight",) if "output.weight" in shapes else EMBEDDINGS
     chosen = {}
     for name, shape in shapes.items():
         if is_kept_in_full(name, shape):
             chosen[name] = "F32"
-        elif name == head:
+        elif LEFT_AT_16_BITS.search(name):
+            chosen[name] = "BF16" if TYPES[recipe.base].is_quantized else recipe.base
+        elif name in heads:
             fits = shape[-1] % TYPES[recipe.base].block_weights == 0
             chosen[name] = fitting_type(recipe.head if fits else "Q8_0", shape[-1])
-        elif name == "token_embd.weight":
+        elif name in EMBEDDINGS:
             chosen[name] = fitting_type(recipe.embedding or recipe.base, shape[-1])
         else:
             by_rule = _type_by_rule(recipe, name, layers, experts, shared_heads)
