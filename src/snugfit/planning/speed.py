@@ -138,10 +138,12 @@ def _borrowed(footprint: Footprint) -> dict[int, int]:
     whole = [layer for cache, layers in footprint.caches if not cache.window for layer in layers]
     owners = [layer for _, layers in footprint.caches for layer in layers]
     period = min((b - a for a, b in pairwise(sorted(whole))), default=1)
-    return {
-        layer: max(owner for owner in owners if (layer - owner) % period == 0)
-        for layer in range(max(owners) + 1, footprint.layers)
-    }
+    borrowed = {}
+    for layer in range(max(owners, default=0) + 1, footprint.layers):
+        alike = [owner for owner in owners if (layer - owner) % period == 0]
+        if alike:
+            borrowed[layer] = max(alike)
+    return borrowed
 
 
 def hit_rate(part: float, exponent: float) -> float:
