@@ -20,6 +20,7 @@ from snugfit.planning.speed import (
     cache_reads,
     hit_rate,
     is_cache_worthwhile,
+    missed_seconds,
     speed_of,
 )
 from snugfit.units import GIB
@@ -273,6 +274,11 @@ def test_hit_rates_of_arrays():
     parts = np.array([0.0, 0.1, 0.25, 1.0])
     assert hit_rate(parts, HIT_EXPONENTS.middle).round(2).tolist() == [0, 0.45, 0.62, 1]
     assert hit_rate(0.0, 0.2) == 0 and hit_rate(1.0, 0.6) == 1
+    (gpu, _) = paces_of(machine("RTX 4090", 80))
+    seconds = missed_seconds(1e9, parts, gpu)
+    assert seconds.tolist() == [missed_seconds(1e9, part, gpu) for part in parts]
+    assert seconds[0] == 1e9 / gpu.link_bytes_per_s
+    assert seconds[-1] == 0
 
 
 @pytest.mark.parametrize(

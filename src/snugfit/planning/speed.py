@@ -155,6 +155,17 @@ def hit_rate(part: float, exponent: float) -> float:
     return rate
 
 
+def missed_seconds(
+    used_bytes: float, part: float, gpu: Pace, exponent: float = HIT_EXPONENTS.middle
+) -> float:
+    """Return what one token waits for experts that a cache with `part` of them does not have.
+
+    `used_bytes` are those of experts in RAM that the token uses; the GPU's work on them, cached or
+    uploaded, is that of `expert_seconds`. Numbers and arrays of them.
+    """
+    return used_bytes * (1 - hit_rate(part, exponent)) / gpu.link_bytes_per_s
+
+
 def cached_part(reads: Reads, configuration: Configuration, place: Sequence[int]) -> float:
     """Return the part of the experts in RAM that `configuration`'s expert cache has room for."""
     in_ram = sum(reads.all_experts[layer] for layer in _lent(reads, configuration, place))
@@ -277,8 +288,9 @@ def _missed(
     if not lent or not configuration.expert_cache_bytes:
         return 0, 0.0
     used = sum(sum(reads.experts[layer].values()) for layer in lent)
-    size = used * (1 - hit_rate(cached_part(reads, configuration, place), exponent))
-    return round(size), size / paces[0].link_bytes_per_s
+    part = cached_part(reads, configuration, place)
+    size = round(used * (1 - hit_rate(part, exponent)))
+    return size, missed_seconds(used, part, paces[0], exponent)
 
 
 def _hits_off(
