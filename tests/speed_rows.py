@@ -1,6 +1,7 @@
 """Public measurements of speed, as configurations that can be predicted, and why others cannot.
 
-The rules were set before any error was looked at. A row that breaks several has the first reason.
+No rule looks at a predicted speed, but some were set after the rows had been seen: docs/speed.md
+says which, and what they change. A row that breaks several rules has the first reason.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tens
 from snugfit.planning.pace import Pace, paces_of
 from snugfit.planning.speed import Reads, cache_reads, placed, reads_of, speed_of
 from snugfit.quants.recipes import RECIPES, assign_types
-from snugfit.units import GIB
+from snugfit.units import GIB, MIB
 
 TABLE = Path(__file__).parent / "data" / "measured_toks.csv"
 REASONS = {
@@ -34,12 +35,12 @@ REASONS = {
     "hardware": "no profile: a processor without the rate of its RAM, or a GPU nobody specifies",
     "shape": "a model whose shape is not in the catalogue",
     "quantization": "not said, or a vendor's own mix, whose bytes the name does not tell",
-    "placement": "does not fit the GPU by our own memory model, or so slow that it did not: which "
-    "layers were in RAM is not said",
+    "placement": "does not leave the margin of llama.cpp's --fit on the GPU by our own memory "
+    "model, so that layers may have been in RAM, which is not said",
     "impossible": "more bytes a second than the memory can deliver: drafted, batched or wrong",
 }
-# A model wholly on a GPU that reads this many bytes a token reaches this part of their rate.
-LARGE_BYTES, SLOWEST_PART = 2e9, 0.25
+# llama.cpp leaves layers in RAM unless so much of a GPU stays free, by default.
+MARGIN_BYTES = 1024 * MIB
 # What is assumed where a row says nothing: llmfit's community runs are short chats.
 ASSUMED_CONTEXT, ASSUMED_PROMPT = 2048, 64
 
@@ -270,13 +271,10 @@ def _fault(row: Row) -> str | None:
         use = use_of(footprint, row.configuration, row.machine.devices)
     except UnsupportedError:
         return "quantization"
-    if not all(device.fits for device in use.devices if device.kind == "gpu"):
+    gpus = [device for device in use.devices if device.kind == "gpu"]
+    if any(gpu.total_bytes + MARGIN_BYTES > gpu.free_bytes for gpu in gpus):
         return "placement"
-    bound = fastest(row, footprint, reads)
-    if row.decode > bound:
-        return "impossible"
-    size = sum(sum(layer.values()) for layer in (*reads.dense, *reads.experts))
-    return "placement" if size > LARGE_BYTES and row.decode < SLOWEST_PART * bound else None
+    return "impossible" if row.decode > fastest(row, footprint, reads) else None
 
 
 def fastest(row: Row, footprint: Footprint, reads: Reads) -> float:
