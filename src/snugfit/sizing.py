@@ -13,8 +13,8 @@ from snugfit.headers import open_headers
 from snugfit.models import Model
 from snugfit.planning import memory as memory_model
 from snugfit.planning.axes import Goal
-from snugfit.planning.search import search
 from snugfit.planning.beside import with_projector
+from snugfit.planning.search import search
 from snugfit.units import parse_size
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.layouts import shapes_of
+from snugfit.archs.published import ROWS, Published
 from snugfit.core import TensorInfo
 from snugfit.quants.recipes import is_kept_in_full
 
@@ -394,4 +395,13 @@ _TABLE = (
     ),
 )
 
-CATALOGUE: dict[str, CatalogueModel] = {model.name: model for model in _TABLE}
+
+def _published(row: Published) -> CatalogueModel:
+    body = (row.layers, row.context, row.width, row.heads, row.feed_forward, row.vocabulary)
+    keys = _body(*body, rotated=row.rotated, epsilon=row.epsilon) | (row.more or {})
+    return CatalogueModel(row.name, row.weights, row.architecture, keys, row.is_tied)
+
+
+CATALOGUE: dict[str, CatalogueModel] = {
+    model.name: model for model in (*_TABLE, *map(_published, ROWS))
+}

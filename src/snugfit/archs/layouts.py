@@ -14,12 +14,16 @@ Keys = Mapping[str, Any]
 Shape = tuple[int, ...]
 Shapes = Iterator[tuple[str, Shape]]
 
+# Call the norm before the output by another name.
+NORM_OF_EMBEDDING = {"lfm2", "lfm2moe"}
+
 
 def shapes_of(architecture: str, keys: Keys, *, is_tied: bool) -> dict[str, Shape]:
     """Return every tensor's shape by name, in file order."""
     width, vocabulary = keys["embedding_length"], keys["vocab_size"]
     shapes: dict[str, Shape] = {"token_embd.weight": (vocabulary, width)}
-    shapes["output_norm.weight"] = (width,)
+    norm = "token_embd_norm" if architecture in NORM_OF_EMBEDDING else "output_norm"
+    shapes[f"{norm}.weight"] = (width,)
     if not is_tied:
         shapes["output.weight"] = (vocabulary, width)
     whole, block = LAYOUTS[architecture]
@@ -97,6 +101,68 @@ def _phi3(keys: Keys, _layer: int) -> Shapes:
     yield "attn_output.weight", (width, heads * size)
     yield "ffn_up.weight", (2 * length, width)  # gate and up in one
     yield "ffn_down.weight", (width, length)
+
+
+def _qwen2(keys: Keys, layer: int) -> Shapes:
+    for name, shape in _llama(keys, layer):
+        yield name, shape
+        if name in ("attn_q.weight", "attn_k.weight", "attn_v.weight"):
+            yield name.replace(".weight", ".bias"), shape[:-1]
+
+
+def _gemma2(keys: Keys, layer: int) -> Shapes:
+    yield from _llama(keys, layer)
+    yield from _norms(keys, "post_attention_norm", "post_ffw_norm")
+
+
+def _gemma3(keys: Keys, layer: int) -> Shapes:
+    yield from _gemma2(keys, layer)
+    yield from _head_norms(keys)
+
+
+def _cohere2(keys: Keys, _layer: int) -> Shapes:
+    """Attention and feed-forward side by side, after one norm."""
+    yield from _norms(keys, "attn_norm")
+    yield from _attention(keys)
+    yield from _gated(keys, keys["feed_forward_length"])
+
+
+def _olmo2(keys: Keys, _layer: int) -> Shapes:
+    """Norms after, and of all heads together."""
+    size = keys["attention.key_length"]
+    yield from _norms(keys, "post_attention_norm", "post_ffw_norm")
+    yield "attn_q_norm.weight", (keys["attention.head_count"] * size,)
+    yield "attn_k_norm.weight", (keys["attention.head_count_kv"] * size,)
+    yield from _attention(keys)
+    yield from _gated(keys, keys["feed_forward_length"])
+
+
+def _lfm2(keys: Keys, layer: int) -> Shapes:
+    """Short convolutions, and attention where a layer has key heads."""
+    width, heads_kv = keys["embedding_length"], keys["attention.head_count_kv"][layer]
+    yield from _norms(keys, "attn_norm", "ffn_norm")
+    if heads_kv:
+        yield from _attention({**keys, "attention.head_count_kv": heads_kv})
+        yield from _head_norms(keys)
+    else:
+        yield "shortconv.conv.weight", (width, keys["shortconv.l_cache"])
+        yield "shortconv.in_proj.weight", (3 * width, width)
+        yield "shortconv.out_proj.weight", (width, width)
+    if layer < keys.get("leading_dense_block_count", keys["block_count"]):
+        yield from _gated(keys, keys["feed_forward_length"])
+    else:
+        yield from _experts(keys)
+        yield "exp_probs_b.bias", (keys["expert_count"],)
+
+
+def _ernie_moe(keys: Keys, layer: int) -> Shapes:
+    if layer < keys["leading_dense_block_count"]:
+        yield from _llama(keys, layer)
+        return
+    yield from _norms(keys, "attn_norm", "ffn_norm")
+    yield from _attention(keys)
+    yield from _experts(keys)
+    yield from _gated(keys, keys["expert_shared_feed_forward_length"], "_shexp")
 
 
 def _qwen3(keys: Keys, layer: int) -> Shapes:
@@ -215,13 +281,16 @@ def _gemma4_experts(keys: Keys) -> Shapes:
 def _deepseek2(keys: Keys, layer: int) -> Shapes:
     """Multi-head latent attention: keys and values are made from one short vector a token."""
     width, heads = keys["embedding_length"], keys["attention.head_count"]
-    rank, rank_query = keys["attention.kv_lora_rank"], keys["attention.q_lora_rank"]
+    rank, rank_query = keys["attention.kv_lora_rank"], keys.get("attention.q_lora_rank")
     rotated, size = keys["rope.dimension_count"], keys["attention.key_length_mla"]
     size_value = keys["attention.value_length_mla"]
     yield from _norms(keys, "attn_norm", "ffn_norm")
-    yield "attn_q_a.weight", (rank_query, width)
-    yield "attn_q_a_norm.weight", (rank_query,)
-    yield "attn_q_b.weight", (heads * size, rank_query)
+    if rank_query:
+        yield "attn_q_a.weight", (rank_query, width)
+        yield "attn_q_a_norm.weight", (rank_query,)
+        yield "attn_q_b.weight", (heads * size, rank_query)
+    else:
+        yield "attn_q.weight", (heads * size, width)
     yield "attn_kv_a_mqa.weight", (rank + rotated, width)
     yield "attn_kv_a_norm.weight", (rank,)
     yield "attn_k_b.weight", (heads, rank, size - rotated)
@@ -231,7 +300,8 @@ def _deepseek2(keys: Keys, layer: int) -> Shapes:
         yield from _gated(keys, keys["feed_forward_length"])
         return
     yield from _experts(keys)
-    yield "exp_probs_b.bias", (keys["expert_count"],)
+    if keys.get("expert_gating_func", 1) == 2:  # sigmoid, balanced by a bias
+        yield "exp_probs_b.bias", (keys["expert_count"],)
     shared = keys["expert_shared_count"] * keys["expert_feed_forward_length"]
     yield from _gated(keys, shared, "_shexp")
 
@@ -301,7 +371,22 @@ def _compressor(name: str, ratio: int, width: int, size: int, windows: int) -> S
 LAYOUTS: dict[str, tuple[Callable[[Keys], Shapes], Callable[[Keys, int], Shapes]]] = {
     "llama": (_nothing, _llama),
     "llama4": (_llama4_frequencies, _llama4),
+    "mistral3": (_nothing, _llama),
+    "granite": (_nothing, _llama),
+    "smollm3": (_nothing, _llama),
+    "internlm2": (_nothing, _llama),
+    "exaone": (_nothing, _llama),
+    "ernie4_5": (_nothing, _llama),
+    "ernie4_5-moe": (_nothing, _ernie_moe),
+    "cohere2": (_nothing, _cohere2),
+    "command-r": (_nothing, _cohere2),
+    "olmo2": (_nothing, _olmo2),
+    "gemma2": (_nothing, _gemma2),
+    "gemma3": (_nothing, _gemma3),
+    "lfm2": (_nothing, _lfm2),
+    "lfm2moe": (_nothing, _lfm2),
     "phi3": (_nothing, _phi3),
+    "qwen2": (_nothing, _qwen2),
     "qwen3": (_nothing, _qwen3),
     "qwen3moe": (_nothing, _qwen3moe),
     "qwen3next": (_nothing, _qwen3next),

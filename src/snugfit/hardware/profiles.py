@@ -40,6 +40,7 @@ class Profile:
     ram_bytes: int = 0
     cores: int = 0
     link: str = ""
+    operations_per_s: float = 0.0  # of 32-bit floats; 0: the maker does not say
 
 
 @dataclass(frozen=True)
@@ -149,6 +150,7 @@ def _of_memory(row: Mapping[str, Any], kind: Kind, source: str) -> Profile:
         driver_bytes=row.get("driver_mib", 0) * MIB,
         gpu_share=row.get("gpu_share", 0.0),
         link=row.get("link", ""),
+        operations_per_s=row.get("tflops", 0.0) * 1e12,
     )
 
 
@@ -171,4 +173,5 @@ def _of_shape(
         ram_bytes=row["ram_gib"] * GIB,
         cores=row["vcpus"] // 2,  # two hyper-threads a core
         link=gpu.link,
+        operations_per_s=gpu.operations_per_s,
     )

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
-from snugfit.archs.cache import group_bytes, state_bytes, tokens_of_pass
+from snugfit.archs.cache import cells_of, group_bytes, state_bytes, tokens_of_pass
 from snugfit.core import Band, Configuration, Device, ModelSpec, Speed, SpeedPart
 from snugfit.planning.memory import (
     IN_RAM,
     STREAMED_FROM_TOKENS,
     Footprint,
     block_of,
-    place_of,
+    placement,
 )
 from snugfit.planning.pace import Pace
 
@@ -26,6 +27,10 @@ FILLED_TOKENS = 4096
 # Part of its experts' reads that an expert cache answers, for the part of the experts that it has:
 # part ** exponent. The bounds: chat and code by one model, long or multilingual text by others.
 HIT_EXPONENTS = Band(low=0.6, middle=0.35, high=0.2)
+# Of a plain decoder layer, as Llama's: what `Pace.layer_seconds` is for.
+PLAIN_TENSORS = 9
+# Tensors of which a token reads a row.
+LOOKED_UP = ("token_embd.weight", "per_layer_token_embd.weight", "position_embd.weight")
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Reads:
     """What one token reads and computes of a cut, for each layer; the output is the last.
 
     Bytes by type of the tensors. Of experts, those that one token uses; `all_experts` are what a
-    pass of many tokens reads. Operations are multiplications and additions for one token.
+    pass of many tokens reads. Operations are multiplications and additions for one token, those of
+    attention for each token that it looks at.
     """
 
     dense: tuple[Mapping[str, int], ...]
@@ -41,6 +47,9 @@ class Reads:
     all_experts: tuple[int, ...]
     dense_operations: tuple[int, ...]
     expert_operations: tuple[int, ...]
+    attention_operations: tuple[int, ...]
+    tensors: tuple[int, ...]  # how many matrices and norms, experts not counted
+    scans: tuple[bool, ...]  # layers that go through a state: Mamba, a delta net
 
 
 def reads_of(spec: ModelSpec, types: Mapping[str, str], sizes: Mapping[str, int]) -> Reads:
@@ -49,36 +58,50 @@ def reads_of(spec: ModelSpec, types: Mapping[str, str], sizes: Mapping[str, int]
     dense: list[dict[str, int]] = [{} for _ in range(count)]
     experts: list[dict[str, int]] = [{} for _ in range(count)]
     all_experts, dense_operations, expert_operations = [0] * count, [0] * count, [0] * count
-    is_tied = "output.weight" not in sizes
-    part = spec.experts_used / max(spec.experts, 1)
+    attention, tensors, scans = [0] * count, [0] * count, [False] * count
+    drafting = {block_of(name)[0] for name in sizes if ".nextn." in name}
+    looked_up = set(LOOKED_UP)
+    if "output.weight" not in sizes:
+        looked_up.remove("token_embd.weight")
     for tensor in spec.tensors:
-        name, type_name = tensor.name, types[tensor.name]
-        size, operations = sizes[name], 2 * tensor.parameters
-        layer, is_experts = block_of(name)
-        if layer is not None and is_experts:
-            used = round(size * part)
+        name, size, type_name = tensor.name, sizes[tensor.name], types[tensor.name]
+        block, is_experts = block_of(name)
+        layer = spec.layers if block is None else block
+        if layer in drafting:
+            continue
+        if is_experts:
+            used = size * spec.experts_used // max(spec.experts, 1)
             all_experts[layer] += size
             experts[layer][type_name] = experts[layer].get(type_name, 0) + used
-            expert_operations[layer] += round(operations * part)
-            continue
-        if layer is None:
-            if not name.startswith("output") and not (is_tied and name == "token_embd.weight"):
-                continue
-            layer = spec.layers
-        dense[layer][type_name] = dense[layer].get(type_name, 0) + size
-        dense_operations[layer] += operations
+            active = tensor.parameters * spec.experts_used // max(spec.experts, 1)
+            expert_operations[layer] += 2 * active
+        elif name not in looked_up:
+            dense[layer][type_name] = dense[layer].get(type_name, 0) + size
+            dense_operations[layer] += 2 * tensor.parameters
+            tensors[layer] += not name.endswith(".bias")
+            scans[layer] |= ".ssm_" in name
+            if name.endswith(".attn_output.weight"):
+                attention[layer] = 4 * tensor.columns
     return Reads(
         tuple(dense),
         tuple(experts),
         tuple(all_experts),
         tuple(dense_operations),
         tuple(expert_operations),
+        tuple(attention),
+        tuple(tensors),
+        tuple(scans),
     )
 
 
 def dense_seconds(reads: Reads, pace: Pace) -> list[float]:
     """Return what one token takes for the matrices of each layer and the output."""
-    return [_seconds(layer, pace, 1.0) + pace.layer_seconds for layer in reads.dense]
+    return [
+        _seconds(layer, pace, 1.0)
+        + pace.layer_seconds * tensors / PLAIN_TENSORS
+        + pace.state_layer_seconds * scans
+        for layer, tensors, scans in zip(reads.dense, reads.tensors, reads.scans, strict=True)
+    ]
 
 
 def expert_seconds(reads: Reads, pace: Pace) -> list[float]:
@@ -97,20 +120,82 @@ def _seconds(bytes_of_type: Mapping[str, int], pace: Pace, part: float) -> float
 
 
 def cache_reads(footprint: Footprint, configuration: Configuration, filled: int) -> list[int]:
-    """Return the bytes of cache and state that one token reads in each layer, the output's none."""
-    one = replace(configuration, ctx=max(filled, 1), slots=1)
+    """Return the bytes of cache and state that one token moves in each layer, the output's none.
+
+    A cache is read, a state read and written.
+    """
+    one = replace(configuration, ctx=max(filled, 1), slots=1, rollback=0)
     sizes = [0] * (footprint.layers + 1)
     for layers, size in group_bytes(footprint.caches, one):
         for layer in layers:
             sizes[layer] += size
+    for layer, owner in _borrowed(footprint).items():
+        sizes[layer] = sizes[owner]
     for layer, size in state_bytes(footprint.states, one).items():
-        sizes[layer] += size
+        sizes[layer] += 2 * size
     return sizes
 
 
+def _borrowed(footprint: Footprint) -> dict[int, int]:
+    """Return, of last layers without a cache of their own, layer -> the one whose cache it reads.
+
+    Gemma 3n and the small Gemma 4 have them; each reads that of the last layer of its kind.
+    """
+    if not footprint.graph.layer_inputs:
+        return {}
+    whole = [layer for cache, layers in footprint.caches if not cache.window for layer in layers]
+    owners = [layer for _, layers in footprint.caches for layer in layers]
+    period = min((b - a for a, b in pairwise(sorted(whole))), default=1)
+    borrowed = {}
+    for layer in range(max(owners, default=0) + 1, footprint.layers):
+        alike = [owner for owner in owners if (layer - owner) % period == 0]
+        if alike:
+            borrowed[layer] = max(alike)
+    return borrowed
+
+
 def hit_rate(part: float, exponent: float) -> float:
-    """Return the part of reads that a cache with `part` of the experts answers."""
-    return min(part, 1.0) ** exponent if part > 0 else 0.0
+    """Return the part of reads that a cache with `part` of the experts, 0 to 1, answers.
+
+    Numbers and arrays of them.
+    """
+    rate: float = part**exponent
+    return rate
+
+
+def missed_seconds(
+    used_bytes: float, part: float, gpu: Pace, exponent: float = HIT_EXPONENTS.middle
+) -> float:
+    """Return what one token waits for experts that a cache with `part` of them does not have.
+
+    `used_bytes` are those of experts in RAM that the token uses; the GPU's work on them, cached or
+    uploaded, is that of `expert_seconds`. Numbers and arrays of them.
+    """
+    return used_bytes * (1 - hit_rate(part, exponent)) / gpu.link_bytes_per_s
+
+
+def cached_part(reads: Reads, configuration: Configuration, place: Sequence[int]) -> float:
+    """Return the part of the experts in RAM that `configuration`'s expert cache has room for."""
+    in_ram = sum(reads.all_experts[layer] for layer in _lent(reads, configuration, place))
+    return min(configuration.expert_cache_bytes / in_ram, 1.0) if in_ram else 0.0
+
+
+def is_cache_worthwhile(part: float, gpu: Pace, ram: Pace) -> bool:
+    """Whether a cache of `part` of the experts beats that part placed on the GPU for good.
+
+    What it misses is uploaded; what has no place on the GPU is worked through where it is.
+    """
+    missed = 1 - hit_rate(part, HIT_EXPONENTS.middle)
+    return missed / gpu.link_bytes_per_s < (1 - part) / (ram.bytes_per_s * ram.expert_part)
+
+
+def _lent(reads: Reads, configuration: Configuration, place: Sequence[int]) -> list[int]:
+    """Return the layers on a GPU whose experts are in RAM."""
+    return [
+        layer
+        for layer, where in enumerate(place)
+        if layer < configuration.cpu_expert_layers and where != IN_RAM and reads.experts[layer]
+    ]
 
 
 def speed_of(
@@ -123,7 +208,7 @@ def speed_of(
 ) -> Speed:
     """Return the speed of `configuration` once `filled` tokens are in the cache.
 
-    `paces` are those of `devices`, RAM last.
+    `paces` are those of `devices`, RAM last. A prompt's rate is its mean, from empty to `filled`.
     """
     filled = min(configuration.ctx, FILLED_TOKENS if filled is None else filled)
     place = placed(footprint, configuration, devices)
@@ -131,30 +216,27 @@ def speed_of(
     seconds = sum(part.seconds for part in parts)
     used = {paces[number] for number in place}
     used |= {paces[IN_RAM]} if configuration.cpu_expert_layers else set()
-    band = max(pace.band for pace in used)
+    band = 1 + max(pace.band for pace in used)
+    longer, shorter = _hits_off(reads, configuration, paces, place)
+    decode = Band(1 / (seconds + longer) / band, 1 / seconds, band / (seconds - shorter))
     prefill = tokens_of_pass(configuration) / _pass_seconds(
-        reads, configuration, devices, paces, place
+        footprint, reads, configuration, paces, place, filled
     )
-    prefill_band = max(pace.prefill_band for pace in used)
+    prefill_band = 1 + max(pace.prefill_band for pace in used)
     return Speed(
-        decode_tokens_per_s=_band(1 / seconds, band),
-        prefill_tokens_per_s=_band(prefill, prefill_band),
+        decode_tokens_per_s=decode,
+        prefill_tokens_per_s=Band(prefill / prefill_band, prefill, prefill * prefill_band),
         filled_tokens=filled,
         basis="measured" if all(pace.basis == "measured" for pace in used) else "estimated",
         parts=tuple(parts),
     )
 
 
-def _band(middle: float, band: float) -> Band:
-    return Band(middle / (1 + band), middle, middle * (1 + band))
-
-
 def placed(
     footprint: Footprint, configuration: Configuration, devices: Sequence[Device]
 ) -> list[int]:
     """Return the number of the device of every layer and the output, IN_RAM for RAM."""
-    free = [device.free_bytes for device in devices[:-1]]
-    return place_of(footprint.layers, configuration, free)
+    return placement(footprint.layers, configuration, devices[:-1])
 
 
 def _decode_parts(
@@ -169,7 +251,8 @@ def _decode_parts(
     """Return what one token waits for, memory by memory, the RAM's last."""
     parts = []
     caches = cache_reads(footprint, configuration, filled)
-    in_ram = [layer < configuration.cpu_expert_layers for layer in range(len(place))]
+    lent = _lent(reads, configuration, place)
+    is_cached = configuration.expert_cache_bytes > 0
     for number, (device, pace) in enumerate(zip(devices, paces, strict=True)):
         here = IN_RAM if number == len(devices) - 1 else number
         layers = [layer for layer, where in enumerate(place) if where == here]
@@ -180,46 +263,92 @@ def _decode_parts(
             parts.append(SpeedPart(f"{device.name}: weights", size, seconds))
             size = sum(caches[layer] for layer in layers)
             parts.append(SpeedPart(f"{device.name}: cache", size, size / pace.cache_bytes_per_s))
+        moved = not is_cached
         experts = [
             layer
             for layer, where in enumerate(place)
-            if reads.experts[layer] and (IN_RAM if in_ram[layer] else where) == here
+            if reads.experts[layer] and (IN_RAM if moved and layer in lent else where) == here
         ]
         if experts:
             each = expert_seconds(reads, pace)
             size = sum(sum(reads.experts[layer].values()) for layer in experts)
             seconds = sum(each[layer] for layer in experts)
             parts.append(SpeedPart(f"{device.name}: experts", size, seconds))
-    crossings = sum(
-        1
-        for layer, where in enumerate(place)
-        if in_ram[layer] and where != IN_RAM and reads.experts[layer]
-    )
-    if crossings:
-        seconds = crossings * paces[IN_RAM].handover_seconds
+    if lent and is_cached:
+        missed = _missed(reads, configuration, paces, place, HIT_EXPONENTS.middle)
+        parts.append(SpeedPart("experts that the cache misses", *missed))
+    if lent:
+        seconds = len(lent) * paces[IN_RAM].handover_seconds
         parts.append(SpeedPart("hand-over between GPU and RAM", 0, seconds))
     return parts
 
 
-def _pass_seconds(
+def _missed(
     reads: Reads,
     configuration: Configuration,
-    devices: Sequence[Device],
     paces: Sequence[Pace],
     place: Sequence[int],
+    exponent: float,
+) -> tuple[int, float]:
+    """Return the bytes that a token has uploaded to the GPU, and what it waits for them."""
+    lent = _lent(reads, configuration, place)
+    if not lent or not configuration.expert_cache_bytes:
+        return 0, 0.0
+    used = sum(sum(reads.experts[layer].values()) for layer in lent)
+    part = cached_part(reads, configuration, place)
+    size = round(used * (1 - hit_rate(part, exponent)))
+    return size, missed_seconds(used, part, paces[0], exponent)
+
+
+def _hits_off(
+    reads: Reads, configuration: Configuration, paces: Sequence[Pace], place: Sequence[int]
+) -> tuple[float, float]:
+    """Return the seconds more and fewer of a token where text hits the cache less and more."""
+    low, middle, high = (
+        _missed(reads, configuration, paces, place, exponent)[1]
+        for exponent in (HIT_EXPONENTS.low, HIT_EXPONENTS.middle, HIT_EXPONENTS.high)
+    )
+    return low - middle, middle - high
+
+
+def _pass_seconds(
+    footprint: Footprint,
+    reads: Reads,
+    configuration: Configuration,
+    paces: Sequence[Pace],
+    place: Sequence[int],
+    filled: int,
 ) -> float:
-    """Return what a pass of a prompt takes: operations, and matrices streamed to the first GPU."""
+    """Return what a pass of a prompt takes: operations, reads, and what is streamed to a GPU."""
     tokens = tokens_of_pass(configuration)
-    streams = len(devices) > 1 and tokens >= STREAMED_FROM_TOKENS
+    first = next((where for where in place if where != IN_RAM), IN_RAM)
+    streams = first != IN_RAM and tokens >= STREAMED_FROM_TOKENS
+    seen = _tokens_seen(footprint, configuration, filled)
     seconds = 0.0
     for layer, where in enumerate(place):
-        pace = paces[where]
-        seconds += tokens * reads.dense_operations[layer] / pace.operations_per_s
-        experts_in_ram = where == IN_RAM or layer < configuration.cpu_expert_layers
-        working = (
-            paces[0] if streams and experts_in_ram else paces[IN_RAM if experts_in_ram else where]
-        )
-        seconds += tokens * reads.expert_operations[layer] / working.operations_per_s
-        if streams and experts_in_ram:
-            seconds += reads.all_experts[layer] / working.link_bytes_per_s
+        for is_expert in (False, True):
+            is_lent = is_expert and layer < configuration.cpu_expert_layers
+            home = IN_RAM if is_lent else where
+            pace = paces[first if streams and home == IN_RAM else home]
+            operations, size = reads.dense_operations[layer], sum(reads.dense[layer].values())
+            operations //= tokens if layer == footprint.layers else 1  # the last token's output
+            operations += reads.attention_operations[layer] * seen[layer]
+            rate = pace.operations_per_s
+            if is_expert:
+                operations, size = reads.expert_operations[layer], reads.all_experts[layer]
+                rate *= pace.expert_operations_part
+            seconds += tokens * operations / rate + size / pace.bytes_per_s
+            if streams and home == IN_RAM:
+                seconds += size / pace.link_bytes_per_s
+        seconds += paces[where].layer_seconds
     return seconds
+
+
+def _tokens_seen(footprint: Footprint, configuration: Configuration, filled: int) -> list[int]:
+    """Return how many tokens attention looks at in each layer, midway through a prompt."""
+    midway = replace(configuration, ctx=max(filled // 2, 1), slots=1)
+    seen = [0] * (footprint.layers + 1)
+    for cache, layers in footprint.caches:
+        for layer in layers:
+            seen[layer] = cells_of(cache, midway)
+    return seen
