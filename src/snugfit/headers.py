@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snugfit.archs.catalogue import CATALOGUE, TOKENIZER_BYTES_A_TOKEN, CatalogueModel
-from snugfit.archs.conversion.rows import Config
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, SnugfitError
 from snugfit.formats.gguf import padded
@@ -29,6 +27,7 @@ from snugfit.models import (
 )
 
 if TYPE_CHECKING:
+    from snugfit.archs.catalogue import CatalogueModel
     from snugfit.formats.gguf import Skimmed
     from snugfit.formats.hub import Hub
     from snugfit.formats.hub_files import GgufSet, Listing
@@ -63,9 +62,11 @@ def open_headers(name: str, *, is_offline: bool = False) -> Headers:
 
     Raises FormatError, UnsupportedError, NetworkError: one line each.
     """
-    local = open_local(name)
+    local = open_local(name, skim=True)
     if local is not None:
         return Headers({"": local})
+    from snugfit.archs.catalogue import CATALOGUE
+
     if name.lower() in CATALOGUE:
         entry = CATALOGUE[name.lower()]
         return Headers({"": _of_catalogue(entry)}, FROM_CATALOGUE, entry.weights)
@@ -77,11 +78,11 @@ def open_headers(name: str, *, is_offline: bool = False) -> Headers:
 
 def list_repository(name: str, *, is_offline: bool = False) -> Listing | None:
     """Return the listing of a Hub repository of several quantizations, or None for all else."""
+    hub = hub_name(name)
+    if hub is None or hub[1] or open_local(name, skim=True) is not None:
+        return None
     from snugfit.formats.hub import open_hub
 
-    hub = hub_name(name)
-    if hub is None or hub[1] or name.lower() in CATALOGUE or open_local(name) is not None:
-        return None
     listing = open_hub(is_offline=is_offline).listing(hub[0])
     return None if listing.has_safetensors or len(listing.models()) < 2 else listing
 
@@ -115,7 +116,7 @@ def _of_hub(repository: str, file: str | None, *, is_offline: bool) -> Headers:
             path = download(repository, file, is_local=True)
         except SnugfitError:
             raise unreachable from None
-        model = open_local(str(path))
+        model = open_local(str(path), skim=True)
         assert model is not None
         return Headers({"": model}, FROM_DOWNLOAD)
 
@@ -148,6 +149,9 @@ def _of_gguf(hub: Hub, listing: Listing, chosen: GgufSet, seen: Skimmed) -> Mode
 
 
 def _of_safetensors(hub: Hub, listing: Listing) -> Model:
+    from snugfit.archs.catalogue import TOKENIZER_BYTES_A_TOKEN
+    from snugfit.archs.conversion.rows import Config
+
     name = listing.repository.split("/")[1]
     config = Config(listing.repository, hub.json(listing, "config.json"))
     stored = hub.safetensors(listing)

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from snugfit.core import Device, Machine
 from snugfit.errors import UsageError
-from snugfit.hardware import amd, apple, host, intel, measured, nvidia, profiles
 from snugfit.units import GIB
 
-# One probe a vendor. Each returns () where it finds nothing, without a word.
-PROBES: dict[str, Callable[[], tuple[Device, ...]]] = {
-    "nvidia": nvidia.gpus,
-    "amd": amd.gpus,
-    "intel": intel.gpus,
-    "apple": apple.gpus,
-}
+# One probe a vendor: a module here whose `gpus` returns () where it finds nothing, without a word.
+# Probes and names are loaded when this computer is asked: a described one needs none of them.
+PROBES = ("nvidia", "amd", "intel", "apple")
 # Of a memory that GPU and processor share, what the GPU leaves to the engine's side in RAM:
 # embeddings, tables of tokens, buffers. A 16th of what is free, up to the largest embeddings.
 HOST_SHARE, LARGEST_HOST_SHARE_BYTES = 16, 2 * GIB
@@ -25,7 +21,9 @@ HOST_SHARE, LARGEST_HOST_SHARE_BYTES = 16, 2 * GIB
 
 def detect() -> Machine:
     """Return this computer's memories as they are now. Finding no GPU is not an error."""
-    found = [gpu for probe in PROBES.values() for gpu in probe()]
+    from snugfit.hardware import host, measured
+
+    found = _gpus_here()
     processor, cores = host.processor(), host.physical_cores()
     rates = measured.read()
     ram = host.ram()
@@ -36,17 +34,22 @@ def detect() -> Machine:
     return Machine(platform.node(), processor, cores, assemble(ram, gpus))
 
 
+def _gpus_here() -> list[Device]:
+    modules = (importlib.import_module(f"snugfit.hardware.{vendor}") for vendor in PROBES)
+    return [gpu for module in modules for gpu in module.gpus()]
+
+
 def measure() -> dict[str, int]:
     """Time how fast RAM and each GPU are read, a second or so each; keep and return the rates.
 
     GPUs are timed where torch can use them. Raises OutputError if the rates cannot be kept.
     """
-    from snugfit.hardware import bandwidth
+    from snugfit.hardware import bandwidth, host, measured, profiles
 
     processor, cores = host.processor(), host.physical_cores()
     rate = bandwidth.ram_rate(cores, host.ram().free_bytes, bandwidth.RAM_SECONDS)
     rates = {ram_key(processor, cores): rate}
-    if any(probe() for probe in PROBES.values()):  # importing torch takes seconds
+    if _gpus_here():  # importing torch takes seconds
         of_gpus = bandwidth.gpu_rates()
         rates |= {f"GPU {profiles.key_of(name)}": rate for name, rate in of_gpus.items()}
     measured.add(rates)
@@ -55,6 +58,8 @@ def measure() -> dict[str, int]:
 
 def ram_key(processor: str, cores: int) -> str:
     """Return the name under which a rate of RAM is kept; a home may serve several machines."""
+    from snugfit.hardware import host
+
     return f"RAM {round(host.installed_bytes() / GIB)} GiB, {processor}, {cores} cores"
 
 
@@ -62,6 +67,8 @@ def with_read_rate(gpu: Device, rates: Mapping[str, int], ram_bytes: int) -> Dev
     """Return `gpu` with its measured read rate, else its profile's. `ram_bytes` helps to tell
     variants of processors with a shared memory apart.
     """
+    from snugfit.hardware import measured, profiles
+
     name = measured.METAL if gpu.name.startswith("Apple") else gpu.name
     rate = rates.get(f"GPU {profiles.key_of(name)}")
     if rate:
