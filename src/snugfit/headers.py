@@ -17,6 +17,7 @@ from snugfit.formats.gguf import padded
 from snugfit.formats.gguf_writer import header_size
 from snugfit.models import (
     Floats,
+    HubName,
     Model,
     Slabs,
     converted_folder,
@@ -73,17 +74,17 @@ def open_headers(name: str, *, is_offline: bool = False) -> Headers:
     hub = hub_name(name)
     if hub is None:
         raise unknown_name(name)
-    return _of_hub(*hub, is_offline=is_offline)
+    return _of_hub(hub, is_offline=is_offline)
 
 
 def list_repository(name: str, *, is_offline: bool = False) -> Listing | None:
     """Return the listing of a Hub repository of several quantizations, or None for all else."""
     hub = hub_name(name)
-    if hub is None or hub[1] or open_local(name, skim=True) is not None:
+    if hub is None or hub.file or open_local(name, skim=True) is not None:
         return None
     from snugfit.formats.hub import open_hub
 
-    listing = open_hub(is_offline=is_offline).listing(hub[0])
+    listing = open_hub(is_offline=is_offline).listing(hub.repository, hub.revision)
     return None if listing.has_safetensors or len(listing.models()) < 2 else listing
 
 
@@ -97,23 +98,23 @@ def _of_catalogue(entry: CatalogueModel) -> Model:
     )
 
 
-def _of_hub(repository: str, file: str | None, *, is_offline: bool) -> Headers:
+def _of_hub(name: HubName, *, is_offline: bool) -> Headers:
     from snugfit.formats.hub import download, one_model, open_hub
     from snugfit.formats.hub_client import Unreachable
 
     hub = open_hub(is_offline=is_offline)
     try:
-        listing = hub.listing(repository)
+        listing = hub.listing(name.repository, name.revision)
         note = FROM_CACHE if listing.is_kept else FROM_HUB
-        if not file and listing.has_safetensors:
+        if not name.file and listing.has_safetensors:
             return Headers({"": _of_safetensors(hub, listing)}, note)
-        if file or len(listing.models()) < 2:
-            chosen = one_model(listing, file)
+        if name.file or len(listing.models()) < 2:
+            chosen = one_model(listing, name.file)
             return Headers({"": _of_gguf(hub, listing, chosen, {})}, note)
-        return Headers(_of_quantizations(hub, listing), note, repository)
+        return Headers(_of_quantizations(hub, listing), note, listing.name)
     except Unreachable as unreachable:
         try:
-            path = download(repository, file, is_local=True)
+            path = download(name.repository, name.file, name.revision, is_local=True)
         except SnugfitError:
             raise unreachable from None
         model = open_local(str(path), skim=True)
@@ -136,7 +137,7 @@ def _of_quantizations(hub: Hub, listing: Listing) -> dict[str, Model]:
 
 def _of_gguf(hub: Hub, listing: Listing, chosen: GgufSet, seen: Skimmed) -> Model:
     file = hub.gguf(listing, chosen, seen)
-    name = f"{listing.repository}:{chosen.files[0]}"
+    name = f"{listing.name}:{chosen.files[0]}"
     return Model(
         file.path.stem,
         file.path,
@@ -160,7 +161,7 @@ def _of_safetensors(hub: Hub, listing: Listing) -> Model:
         name,
         metadata,
         {tensor.info.name: tensor.info for tensor in converted},
-        f"{listing.repository}: only its headers were read. Download it to read weights.",
+        f"{listing.name}: only its headers were read. Download it to read weights.",
         # The tokenizer's file would be the largest thing that is read; its bytes are estimated.
         absent_bytes=TOKENIZER_BYTES_A_TOKEN * config.vocabulary,
         file_bytes=sum(listing.files[file] for file in {t.path.name for t in stored.values()}),

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -33,8 +33,18 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Slabs = Callable[[str], Iterator[tuple[int, Floats]]]
 # Weights are handed on in runs of rows of about this size, as float32.
 SLAB_BYTES = 64 * MIB
-HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
+HUB_NAME = re.compile(
+    r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
+)
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
+
+
+class HubName(NamedTuple):
+    """What owner/name@revision:file says; a revision is a branch, a tag or a commit."""
+
+    repository: str
+    revision: str | None
+    file: str | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +113,7 @@ def open_model(name: str) -> Model:
     hub = hub_name(name)
     if hub is None:
         raise unknown_name(name)
-    return _open_hub(*hub)
+    return _open_hub(hub)
 
 
 def open_local(name: str, *, skim: bool = False) -> Model | None:
@@ -119,12 +129,12 @@ def open_local(name: str, *, skim: bool = False) -> Model | None:
     return open_gguf(path, skim=skim) if path.exists() else None
 
 
-def hub_name(name: str) -> tuple[str, str | None] | None:
-    """Return the repository and the file in a Hub name, or None where it is none."""
+def hub_name(name: str) -> HubName | None:
+    """Return the parts of a Hub name, or None where it is none."""
     match = HUB_NAME.fullmatch(name)
     if match is None or Path(match["repository"]).suffix in {".gguf", ".safetensors"}:
         return None
-    return match["repository"], match["file"]
+    return HubName(match["repository"], match["revision"], match["file"])
 
 
 def unknown_name(name: str) -> FormatError:
@@ -134,16 +144,16 @@ def unknown_name(name: str) -> FormatError:
     meant = f"Did you mean {near[0]}? " if near else ""
     return FormatError(
         f"{name}: no such file or directory. {meant}Name a Hugging Face directory, a GGUF file, "
-        f"a Hub name (owner/name), {' or '.join(DEMOS)}, or a model of the catalogue, "
-        "as qwen3.6-35b-a3b."
+        f"a Hub name (owner/name[@revision][:file]), {' or '.join(DEMOS)}, or a model of the "
+        "catalogue, as qwen3.6-35b-a3b."
     )
 
 
-def _open_hub(repository: str, file: str | None) -> Model:
+def _open_hub(hub: HubName) -> Model:
     from snugfit.formats.hub import download
 
-    path = download(repository, file)
-    return open_gguf(path) if path.is_file() else _open_folder(path, repository.split("/")[1])
+    path = download(hub.repository, hub.file, hub.revision)
+    return open_gguf(path) if path.is_file() else _open_folder(path, hub.repository.split("/")[1])
 
 
 def open_gguf(path: Path, *, skim: bool = False) -> Model:

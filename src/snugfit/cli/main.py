@@ -47,7 +47,8 @@ def overview() -> str:
         "MODEL is a Hugging Face directory, a GGUF file, a Hub name",
     ]
     lines += [
-        "owner/name[:file], demo or demo-moe; to plan, a name as qwen3.6-35b-a3b too.",
+        "owner/name[@revision][:file], demo or demo-moe; to plan, a name such as",
+        "qwen3.6-35b-a3b too.",
         "Sizes: 15.2GiB, 16GB, 900MiB. Every command takes --json and --help.\n",
     ]
     return "\n".join(lines)
