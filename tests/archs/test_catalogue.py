@@ -23,10 +23,12 @@ BILLIONS = {
     "llama-3.3-70b": 70.554,
     "phi-4": 14.660,
     "qwen3-30b-a3b": 30.532,
+    "qwen3.5-9b": 8.954,
     "qwen3.6-27b": 26.896,
     "qwen3.6-35b-a3b": 34.661,
     "gemma-4-e2b": 4.629,
     "gemma-4-e4b": 7.463,
+    "gemma-4-12b": 11.907,  # 11.91 B in the logs of users
     "gemma-4-26b-a4b": 25.233,
     "gemma-4-31b": 30.697,
     "gpt-oss-20b": 20.915,

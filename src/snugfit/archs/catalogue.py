@@ -277,6 +277,12 @@ _TABLE = (
         _body(32, 262144, 2560, (16, 4, 256), 9216, 248320, rotated=64) | _delta_net(4096, 32),
         is_tied=True,
     ),
+    CatalogueModel(
+        "qwen3.5-9b",
+        "Qwen/Qwen3.5-9B",
+        "qwen35",
+        _body(32, 262144, 4096, (16, 4, 256), 12288, 248320, rotated=64) | _delta_net(4096, 32),
+    ),
     CatalogueModel("qwen3.6-27b", "Qwen/Qwen3.6-27B", "qwen35", _QWEN36_27B),
     CatalogueModel("qwen3.5-27b", "Qwen/Qwen3.5-27B", "qwen35", _QWEN36_27B),
     CatalogueModel("qwen3.6-35b-a3b", "Qwen/Qwen3.6-35B-A3B", "qwen35moe", _QWEN36_35B),
@@ -295,6 +301,14 @@ _TABLE = (
         "gemma4",
         _body(42, 131072, 2560, (8, (2,) * 42, 512), (10240,) * 42, 262144)
         | _gemma4_windows(42, 512, 6, shared=18, inputs=256),
+        is_tied=True,
+    ),
+    CatalogueModel(
+        "gemma-4-12b",
+        "google/gemma-4-12B-it",
+        "gemma4",
+        _body(48, 262144, 3840, (16, _gemma4_heads(48, 8, 1), 512), (15360,) * 48, 262144)
+        | _gemma4_windows(48, 1024, 6),
         is_tied=True,
     ),
     CatalogueModel(
