@@ -17,6 +17,7 @@ PROBES = ("nvidia", "amd", "intel", "apple")
 # Of a memory that GPU and processor share, what the GPU leaves to the engine's side in RAM:
 # embeddings, tables of tokens, buffers. A 16th of what is free, up to the largest embeddings.
 HOST_SHARE, LARGEST_HOST_SHARE_BYTES = 16, 2 * GIB
+BESIDES_GPU = "besides the GPU's share"
 
 
 def detect() -> Machine:
@@ -82,7 +83,8 @@ def with_read_rate(gpu: Device, rates: Mapping[str, int], ram_bytes: int) -> Dev
 def assemble(ram: Device, gpus: Sequence[Device]) -> tuple[Device, ...]:
     """Join GPUs and RAM, RAM last. Memory that both share is counted once, as the GPU's.
 
-    A GPU that shares RAM and has no total of its own may hold all of it.
+    That is the most that a GPU may hold; what a plan leaves of it is RAM's (planning.memory). A GPU
+    that shares RAM and has no total of its own may hold all of it.
     """
     joined: list[Device] = []
     for gpu in gpus:
@@ -91,10 +93,17 @@ def assemble(ram: Device, gpus: Sequence[Device]) -> tuple[Device, ...]:
             available = ram.free_bytes - kept
             free = min(gpu.free_bytes, available) if gpu.total_bytes else available
             gpu = replace(gpu, total_bytes=gpu.total_bytes or ram.total_bytes, free_bytes=free)
-            note = "; ".join(filter(None, ("besides the GPU's share", ram.note)))
+            note = "; ".join(filter(None, (BESIDES_GPU, ram.note)))
             ram = replace(ram, free_bytes=ram.free_bytes - free, note=note)
         joined.append(gpu)
     return (*_with_distinct_names(joined), ram)
+
+
+def whole_ram(machine: Machine) -> Device:
+    """Return a machine's RAM with what its GPUs would share of it."""
+    shared = sum(gpu.free_bytes for gpu in machine.gpus if gpu.shares_ram)
+    note = machine.ram.note.removeprefix(BESIDES_GPU).removeprefix("; ")
+    return replace(machine.ram, free_bytes=machine.ram.free_bytes + shared, note=note)
 
 
 def machine_of(
@@ -103,28 +112,29 @@ def machine_of(
     """Return a machine with the memories that are given, in bytes, free as a whole.
 
     What is not given stays as `base` has it, by default this computer. A GPU of 0 bytes is none.
-    As many GPUs as `base` has are those of `base`, with other sizes. Raises UsageError for negative
-    sizes.
+    As many GPUs as `base` has are those of `base`, with other sizes: those that share RAM take them
+    from it. Raises UsageError for negative sizes.
     """
     if any(size < 0 for size in (*(vram or ()), ram or 0)):
         raise UsageError("a memory cannot have less than 0 bytes. Give sizes such as 24GiB.")
-    gpus = _described_gpus(vram or (), base)
     if vram is None or ram is None:
         base = base or detect()
-    if vram is None and base:
-        gpus = base.gpus
+    gpus = base.gpus if vram is None and base else _described_gpus(vram or (), base)
     memory = Device("RAM", "ram", ram or 0, ram or 0, "as described")
-    if base:
-        known = base.ram
-        memory = (
-            known
-            if ram is None
-            else replace(
-                memory, read_bytes_per_s=known.read_bytes_per_s, read_basis=known.read_basis
-            )
+    if base is None:
+        return Machine("as described", "", 0, (*gpus, memory))
+    known = base.ram
+    if ram is None:
+        memory = whole_ram(base)
+    else:
+        memory = replace(
+            memory, read_bytes_per_s=known.read_bytes_per_s, read_basis=known.read_basis
         )
-        return Machine(base.name, base.processor, base.cores, (*gpus, memory))
-    return Machine("as described", "", 0, (*gpus, memory))
+        # How much of it a GPU may hold is its own limit, whatever was free before.
+        gpus = tuple(
+            replace(gpu, free_bytes=gpu.total_bytes) if gpu.shares_ram else gpu for gpu in gpus
+        )
+    return Machine(base.name, base.processor, base.cores, assemble(memory, gpus))
 
 
 def _described_gpus(vram: Sequence[int], base: Machine | None) -> tuple[Device, ...]:
