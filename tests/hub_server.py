@@ -15,6 +15,15 @@ from urllib.parse import unquote, urlsplit
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 PIECE_BYTES = 16384
+LISTING = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/([^/]+))?")
+TREE = re.compile(r"/api/models/([^/]+/[^/]+)/tree/([^/]+)")
+FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+
+
+def parts(pattern: re.Pattern[str], address: str) -> list[str]:
+    """Return what a path says, empty if it says nothing; a revision's own slashes are quoted."""
+    match = pattern.fullmatch(urlsplit(address).path)
+    return [unquote(part or "") for part in match.groups()] if match else []
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,8 @@ class FakeHub:
     """What is served, how, and what was asked. `fault` is one of those in `Handler`."""
 
     repositories: dict[str, dict[str, Served]] = field(default_factory=dict)
+    # Revision -> its commit, and the repositories at it; the others are at `commit`.
+    revisions: dict[str, tuple[str, dict[str, dict[str, Served]]]] = field(default_factory=dict)
     fault: str = ""
     status: int = 0
     elsewhere: str = ""  # redirect files to this address
@@ -47,6 +58,13 @@ class FakeHub:
     sent_bytes: int = 0
     stopped: threading.Event = field(default_factory=threading.Event)
     address: str = ""
+
+    def at(self, revision: str) -> tuple[str, dict[str, dict[str, Served]]]:
+        """Return the commit and the repositories of a branch, a tag or a commit."""
+        if revision in (self.commit, "main"):
+            return self.commit, self.repositories
+        known = {commit: (commit, found) for commit, found in self.revisions.values()}
+        return (known | self.revisions).get(revision, ("", {}))
 
     def asked(self) -> list[str]:
         return [path for path, _ in self.requests]
@@ -65,15 +83,15 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_HEAD(self) -> None:
         """What the Hub's own client asks before it downloads."""
-        path = unquote(urlsplit(self.path).path)
-        match = re.fullmatch(r"/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path)
-        served = self.hub.repositories.get(match[1], {}).get(match[2]) if match else None
+        asked = parts(FILE, self.path)
+        commit, repositories = self.hub.at(asked[1]) if asked else ("", {})
+        served = repositories.get(asked[0], {}).get(asked[2]) if asked else None
         if served is None:
             self.refuse(404)
             return
         self.send_response(200)
-        self.send_header("X-Repo-Commit", self.hub.commit)
-        self.send_header("ETag", f'"{abs(hash((path, served))):x}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("ETag", f'"{abs(hash((self.path, served))):x}"')
         self.send_header("Content-Length", str(served.size_bytes))
         self.end_headers()
 
@@ -84,18 +102,26 @@ class Handler(BaseHTTPRequestHandler):
             hub.stopped.wait(30)
         elif hub.fault == "drips headers":
             self.drip(b"HTTP/1.1 200 OK\r\n" + b"X-Slow: 1\r\n" * 10_000)
-        elif match := re.fullmatch(r"/api/models/([^/]+/[^/]+)", path):
-            self.answer_listing(match[1])
-        elif match := re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path):
+        elif found := parts(LISTING, self.path):
+            self.answer_listing(found[0], found[1] or "main")
+        elif found := parts(TREE, self.path):
+            files = hub.at(found[1])[1].get(found[0], {})
+            listed = [
+                {"type": "file", "path": name, "size": served.size_bytes, "oid": "x"}
+                for name, served in files.items()
+            ]
+            self.send_whole(json.dumps(listed).encode())
+        elif found := parts(FILE, self.path):
             if hub.elsewhere:
                 self.redirect(hub.elsewhere + self.path)
             else:
-                self.answer_file(match[1], match[2], match[3])
+                self.answer_file(*found)
         else:
             self.refuse(404)
 
-    def answer_listing(self, repository: str) -> None:
-        files = self.hub.repositories.get(repository)
+    def answer_listing(self, repository: str, revision: str) -> None:
+        commit, repositories = self.hub.at(revision)
+        files = repositories.get(repository)
         if self.hub.status or files is None:
             self.refuse(self.hub.status or 404)
             return
@@ -106,11 +132,13 @@ class Handler(BaseHTTPRequestHandler):
             {"rfilename": name, "size": served.size_bytes, "blobId": "x"}
             for name, served in files.items()
         ]
-        self.send_whole(json.dumps({"sha": self.hub.commit, "siblings": siblings}).encode())
+        self.send_whole(
+            json.dumps({"id": repository, "sha": commit, "siblings": siblings}).encode()
+        )
 
-    def answer_file(self, repository: str, commit: str, name: str) -> None:
-        served = self.hub.repositories.get(repository, {}).get(name)
-        if served is None or commit not in (self.hub.commit, "main"):
+    def answer_file(self, repository: str, revision: str, name: str) -> None:
+        served = self.hub.at(revision)[1].get(repository, {}).get(name)
+        if served is None:
             self.refuse(404)
             return
         asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))

@@ -382,12 +382,16 @@ def test_nobody_listens(monkeypatch: pytest.MonkeyPatch, hub: FakeHub) -> None:
         open_model(f"{GGUF}:Q8_0")
 
 
-def test_download_takes_all_splits_of_a_mix(
-    hub: FakeHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def to_download_from(hub: FakeHub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     template = hub.address + "/{repo_id}/resolve/{revision}/{filename}"
     monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+
+
+def test_download_takes_all_splits_of_a_mix(
+    hub: FakeHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_download_from(hub, tmp_path, monkeypatch)
     source = open_model(str(folder))
     hub.repositories["owner/small"] = dict(two_splits(source))
     opened = open_model("owner/small:F32")
@@ -398,6 +402,47 @@ def test_download_takes_all_splits_of_a_mix(
     headers = open_headers("owner/small:F32", is_offline=True)
     assert "downloaded before" in headers.note
     assert headers.model.spec() == opened.spec()
+
+
+OLD = "89abcdef0123456789abcdef0123456789abcdef"
+
+
+@pytest.mark.parametrize("revision", ["v1.0", "refs/pr/1", OLD])
+def test_a_revision_is_read_as_it_was(hub: FakeHub, revision: str) -> None:
+    hub.revisions = {
+        name: (OLD, {GGUF: {"tiny-Q5_0.gguf": gguf("Q5_0"), "tiny-Q8_0.gguf": gguf("F16")}})
+        for name in ("v1.0", "refs/pr/1")
+    }
+    before, after = (open_headers(f"{GGUF}{at}:Q8_0").model for at in (f"@{revision}", ""))
+    assert {t.type_name for t in before.tensors.values()} == {"F16"}
+    assert {t.type_name for t in after.tensors.values()} == {"Q8_0"}
+    headers = open_headers(f"{GGUF}@{revision}")
+    assert list(headers.models) == ["Q8_0", "Q5_0"]
+    assert headers.weights == f"{GGUF}@{revision}"
+    hub.status = 503  # each revision's listing is kept for itself
+    assert list(open_headers(f"{GGUF}@{revision}").models) == ["Q8_0", "Q5_0"]
+    assert "BF16" in open_headers(GGUF).models
+    assert "not in the cache" in refused(f"{GGUF}@v2", is_offline=True)
+
+
+def test_a_revision_that_is_not_there(hub: FakeHub) -> None:
+    assert "no such model, revision or file" in refused(f"{GGUF}@nothing:Q8_0")
+    assert "no such file or directory" in refused(f"{GGUF}@../../etc")
+
+
+def test_download_takes_the_revision_that_is_named(
+    hub: FakeHub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    to_download_from(hub, tmp_path, monkeypatch)
+    small = open_model(str(folder))
+    hub.repositories["owner/small"] = {"small-F32.gguf": whole(b"GGUF of another kind")}
+    hub.revisions["old"] = (OLD, {"owner/small": dict(two_splits(small))})
+    opened = open_model("owner/small@old:F32")
+    assert opened.tensors.keys() == small.tensors.keys()
+    hub.revisions["old"][1][FOLDER] = hub.repositories.pop(FOLDER)
+    assert open_model(f"{FOLDER}@old").tensors.keys() == small.tensors.keys()
+    with pytest.raises(SnugfitError, match=r"small-F32\.gguf"):
+        open_model("owner/small:F32")
 
 
 def two_splits(source: Model) -> Iterator[tuple[str, Served]]:

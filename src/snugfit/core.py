@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
 from snugfit.quants.types import TYPES, QuantType
@@ -86,11 +87,11 @@ class ModelSpec:
     header_bytes: int = 0  # before the tensor data of a file cut from this model
     states: tuple[LayerState, ...] = ()
 
-    @property
+    @cached_property
     def parameters(self) -> int:
         return sum(tensor.parameters for tensor in self.tensors)
 
-    @property
+    @cached_property
     def weights_bytes(self) -> int:
         return sum(tensor.size_bytes for tensor in self.tensors)
 

@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from snugfit.archs.catalogue import CATALOGUE, TOKENIZER_BYTES_A_TOKEN, CatalogueModel
-from snugfit.archs.conversion.rows import Config
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, SnugfitError
 from snugfit.formats.gguf import padded
 from snugfit.formats.gguf_writer import header_size
 from snugfit.models import (
     Floats,
+    HubName,
     Model,
     Slabs,
     converted_folder,
@@ -29,6 +28,7 @@ from snugfit.models import (
 )
 
 if TYPE_CHECKING:
+    from snugfit.archs.catalogue import CatalogueModel
     from snugfit.formats.gguf import Skimmed
     from snugfit.formats.hub import Hub
     from snugfit.formats.hub_files import GgufSet, Listing
@@ -63,26 +63,28 @@ def open_headers(name: str, *, is_offline: bool = False) -> Headers:
 
     Raises FormatError, UnsupportedError, NetworkError: one line each.
     """
-    local = open_local(name)
+    local = open_local(name, skim=True)
     if local is not None:
         return Headers({"": local})
+    from snugfit.archs.catalogue import CATALOGUE
+
     if name.lower() in CATALOGUE:
         entry = CATALOGUE[name.lower()]
         return Headers({"": _of_catalogue(entry)}, FROM_CATALOGUE, entry.weights)
     hub = hub_name(name)
     if hub is None:
         raise unknown_name(name)
-    return _of_hub(*hub, is_offline=is_offline)
+    return _of_hub(hub, is_offline=is_offline)
 
 
 def list_repository(name: str, *, is_offline: bool = False) -> Listing | None:
     """Return the listing of a Hub repository of several quantizations, or None for all else."""
+    hub = hub_name(name)
+    if hub is None or hub.file or open_local(name, skim=True) is not None:
+        return None
     from snugfit.formats.hub import open_hub
 
-    hub = hub_name(name)
-    if hub is None or hub[1] or name.lower() in CATALOGUE or open_local(name) is not None:
-        return None
-    listing = open_hub(is_offline=is_offline).listing(hub[0])
+    listing = open_hub(is_offline=is_offline).listing(hub.repository, hub.revision)
     return None if listing.has_safetensors or len(listing.models()) < 2 else listing
 
 
@@ -96,26 +98,26 @@ def _of_catalogue(entry: CatalogueModel) -> Model:
     )
 
 
-def _of_hub(repository: str, file: str | None, *, is_offline: bool) -> Headers:
+def _of_hub(name: HubName, *, is_offline: bool) -> Headers:
     from snugfit.formats.hub import download, one_model, open_hub
     from snugfit.formats.hub_client import Unreachable
 
     hub = open_hub(is_offline=is_offline)
     try:
-        listing = hub.listing(repository)
+        listing = hub.listing(name.repository, name.revision)
         note = FROM_CACHE if listing.is_kept else FROM_HUB
-        if not file and listing.has_safetensors:
+        if not name.file and listing.has_safetensors:
             return Headers({"": _of_safetensors(hub, listing)}, note)
-        if file or len(listing.models()) < 2:
-            chosen = one_model(listing, file)
+        if name.file or len(listing.models()) < 2:
+            chosen = one_model(listing, name.file)
             return Headers({"": _of_gguf(hub, listing, chosen, {})}, note)
-        return Headers(_of_quantizations(hub, listing), note, repository)
+        return Headers(_of_quantizations(hub, listing), note, listing.name)
     except Unreachable as unreachable:
         try:
-            path = download(repository, file, is_local=True)
+            path = download(name.repository, name.file, name.revision, is_local=True)
         except SnugfitError:
             raise unreachable from None
-        model = open_local(str(path))
+        model = open_local(str(path), skim=True)
         assert model is not None
         return Headers({"": model}, FROM_DOWNLOAD)
 
@@ -135,7 +137,7 @@ def _of_quantizations(hub: Hub, listing: Listing) -> dict[str, Model]:
 
 def _of_gguf(hub: Hub, listing: Listing, chosen: GgufSet, seen: Skimmed) -> Model:
     file = hub.gguf(listing, chosen, seen)
-    name = f"{listing.repository}:{chosen.files[0]}"
+    name = f"{listing.name}:{chosen.files[0]}"
     return Model(
         file.path.stem,
         file.path,
@@ -148,6 +150,9 @@ def _of_gguf(hub: Hub, listing: Listing, chosen: GgufSet, seen: Skimmed) -> Mode
 
 
 def _of_safetensors(hub: Hub, listing: Listing) -> Model:
+    from snugfit.archs.catalogue import TOKENIZER_BYTES_A_TOKEN
+    from snugfit.archs.conversion.rows import Config
+
     name = listing.repository.split("/")[1]
     config = Config(listing.repository, hub.json(listing, "config.json"))
     stored = hub.safetensors(listing)
@@ -156,7 +161,7 @@ def _of_safetensors(hub: Hub, listing: Listing) -> Model:
         name,
         metadata,
         {tensor.info.name: tensor.info for tensor in converted},
-        f"{listing.repository}: only its headers were read. Download it to read weights.",
+        f"{listing.name}: only its headers were read. Download it to read weights.",
         # The tokenizer's file would be the largest thing that is read; its bytes are estimated.
         absent_bytes=TOKENIZER_BYTES_A_TOKEN * config.vocabulary,
         file_bytes=sum(listing.files[file] for file in {t.path.name for t in stored.values()}),

@@ -11,30 +11,40 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from snugfit.archs.catalogue import CATALOGUE
-from snugfit.archs.conversion.rows import Config, row_of
-from snugfit.archs.conversion.tensors import ConvertedTensor, Stored, convert_tensors
-from snugfit.archs.conversion.tokenizer import TokenizerFiles, tokenizer_metadata
 from snugfit.archs.table import spec_of
 from snugfit.core import ModelSpec, TensorInfo
 from snugfit.demo import DEMOS
 from snugfit.errors import FormatError
 from snugfit.formats.gguf import GgufFile, padded, read_gguf
 from snugfit.formats.gguf_writer import header_size
-from snugfit.formats.safetensors import DTYPES, StoredTensor, read_folder, read_json
-from snugfit.quants.codecs import dequantize_rows
 from snugfit.units import MIB
+
+if TYPE_CHECKING:
+    from snugfit.archs.conversion.rows import Config
+    from snugfit.archs.conversion.tensors import ConvertedTensor
+    from snugfit.archs.conversion.tokenizer import TokenizerFiles
+    from snugfit.formats.safetensors import StoredTensor
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Slabs = Callable[[str], Iterator[tuple[int, Floats]]]
 # Weights are handed on in runs of rows of about this size, as float32.
 SLAB_BYTES = 64 * MIB
-HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+)(:(?P<file>[\w./-]+))?")
+HUB_NAME = re.compile(
+    r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
+)
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
+
+
+class HubName(NamedTuple):
+    """What owner/name@revision:file says; a revision is a branch, a tag or a commit."""
+
+    repository: str
+    revision: str | None
+    file: str | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +103,8 @@ def open_model(name: str) -> Model:
     local = open_local(name)
     if local is not None:
         return local
+    from snugfit.archs.catalogue import CATALOGUE
+
     if name.lower() in CATALOGUE:
         raise FormatError(
             f"{name}: the catalogue has its shapes, not its weights. "
@@ -101,50 +113,63 @@ def open_model(name: str) -> Model:
     hub = hub_name(name)
     if hub is None:
         raise unknown_name(name)
-    return _open_hub(*hub)
+    return _open_hub(hub)
 
 
-def open_local(name: str) -> Model | None:
-    """Open a demo or what is on disk under this name, or return None."""
+def open_local(name: str, *, skim: bool = False) -> Model | None:
+    """Open a demo or what is on disk under this name, or return None.
+
+    With `skim`, a GGUF file's tokenizer is left out.
+    """
     if name in DEMOS:
         return _open_folder(DEMOS[name], name)
     path = Path(name).expanduser()
     if path.is_dir():
         return _open_folder(path, path.resolve().name)
-    return open_gguf(path) if path.exists() else None
+    return open_gguf(path, skim=skim) if path.exists() else None
 
 
-def hub_name(name: str) -> tuple[str, str | None] | None:
-    """Return the repository and the file in a Hub name, or None where it is none."""
+def hub_name(name: str) -> HubName | None:
+    """Return the parts of a Hub name, or None where it is none."""
     match = HUB_NAME.fullmatch(name)
     if match is None or Path(match["repository"]).suffix in {".gguf", ".safetensors"}:
         return None
-    return match["repository"], match["file"]
+    return HubName(match["repository"], match["revision"], match["file"])
 
 
 def unknown_name(name: str) -> FormatError:
+    from snugfit.archs.catalogue import CATALOGUE
+
     near = difflib.get_close_matches(name.lower(), CATALOGUE, 1)
     meant = f"Did you mean {near[0]}? " if near else ""
     return FormatError(
         f"{name}: no such file or directory. {meant}Name a Hugging Face directory, a GGUF file, "
-        f"a Hub name (owner/name), {' or '.join(DEMOS)}, or a model of the catalogue, "
-        "as qwen3.6-35b-a3b."
+        f"a Hub name (owner/name[@revision][:file]), {' or '.join(DEMOS)}, or a model of the "
+        "catalogue, as qwen3.6-35b-a3b."
     )
 
 
-def _open_hub(repository: str, file: str | None) -> Model:
+def _open_hub(hub: HubName) -> Model:
     from snugfit.formats.hub import download
 
-    path = download(repository, file)
-    return open_gguf(path) if path.is_file() else _open_folder(path, repository.split("/")[1])
+    path = download(hub.repository, hub.file, hub.revision)
+    return open_gguf(path) if path.is_file() else _open_folder(path, hub.repository.split("/")[1])
 
 
-def open_gguf(path: Path) -> Model:
-    file = read_gguf(path)
+def open_gguf(path: Path, *, skim: bool = False) -> Model:
+    file = read_gguf(path, skim=skim)
     size = file.file_bytes
     if not file.has_data:  # a header alone stands for the file that it heads
         size = file.header_bytes + sum(padded(t.size_bytes) for t in file.tensors.values())
-    return Model(path.stem, path, model_metadata(file), file.tensors, size, _gguf_slabs(file))
+    return Model(
+        path.stem,
+        path,
+        model_metadata(file),
+        file.tensors,
+        size,
+        _gguf_slabs(file),
+        file.absent_bytes,
+    )
 
 
 def model_metadata(file: GgufFile) -> dict[str, Any]:
@@ -159,6 +184,8 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
 
 def _gguf_slabs(file: GgufFile) -> Slabs:
     def slabs(name: str) -> Iterator[tuple[int, Floats]]:
+        from snugfit.quants.codecs import dequantize_rows
+
         tensor, blocks = file.tensors[name], file.rows(name)
         step = max(1, SLAB_BYTES // (4 * tensor.columns))
         for first in range(0, tensor.rows, step):
@@ -168,6 +195,10 @@ def _gguf_slabs(file: GgufFile) -> Slabs:
 
 
 def _open_folder(folder: Path, name: str) -> Model:
+    from snugfit.archs.conversion.rows import Config
+    from snugfit.archs.conversion.tokenizer import tokenizer_metadata
+    from snugfit.formats.safetensors import read_folder, read_json
+
     config_path = folder / "config.json"
     if not config_path.is_file():
         raise FormatError(
@@ -189,6 +220,9 @@ def converted_folder(
 
     Raises FormatError, UnsupportedError.
     """
+    from snugfit.archs.conversion.rows import row_of
+    from snugfit.archs.conversion.tensors import Stored, convert_tensors
+
     row = row_of(config)
     described = {key: Stored(tensor.shape, tensor.dtype) for key, tensor in stored.items()}
     converted = convert_tensors(config.folder, config, row, described)
@@ -199,6 +233,9 @@ def converted_folder(
 
 
 def _tokenizer_files(folder: Path) -> TokenizerFiles:
+    from snugfit.archs.conversion.tokenizer import TokenizerFiles
+    from snugfit.formats.safetensors import read_json
+
     def optional(name: str) -> dict[str, Any]:
         return read_json(folder / name) if (folder / name).is_file() else {}
 
@@ -241,6 +278,6 @@ def _folder_slabs(converted: list[ConvertedTensor], stored: dict[str, StoredTens
 def _widened(values: np.ndarray[Any, Any], is_bfloat16: bool) -> Floats:
     """Return float32; bfloat16 bits are the upper half of float32's."""
     if is_bfloat16:
-        assert values.dtype == DTYPES["BF16"]
+        assert values.dtype == np.uint16
         return (values.astype(np.uint32) << 16).view(np.float32)
     return np.ascontiguousarray(values, np.float32)

@@ -30,6 +30,7 @@ BILLIONS = {
     "qwen3.6-35b-a3b": 34.661,
     "gemma-4-e2b": 4.647,
     "gemma-4-e4b": 7.518,
+    "gemma-4-12b": 11.907,  # 11.91 B in the logs of users
     "gemma-4-26b-a4b": 25.233,
     "gemma-4-31b": 30.697,
     "gpt-oss-20b": 20.915,

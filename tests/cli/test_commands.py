@@ -52,15 +52,6 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_help_imports_nothing_heavy() -> None:
-    program = (
-        "import sys; from snugfit.cli.main import main; main(['--help']); "
-        "print([m for m in ('numpy', 'rich', 'typer', 'torch', 'gguf') if m in sys.modules])"
-    )
-    shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout
-    assert shown.splitlines()[-1] == "[]"
-
-
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_with_an_example(
     capsys: pytest.CaptureFixture[str], name: str

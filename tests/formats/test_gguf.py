@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
-from snugfit.formats.gguf import read_gguf
-from snugfit.formats.gguf_writer import GgufWriter, encode_header
+from snugfit.formats.gguf import SKIM_BYTES, read_gguf
+from snugfit.formats.gguf_writer import GgufWriter, encode_header, header_size
 
 METADATA: dict[str, Any] = {
     "general.architecture": "llama",
@@ -201,3 +201,33 @@ def test_forgotten_tensor_leaves_no_file(tmp_path: Path) -> None:
     ):
         pass
     assert list(tmp_path.iterdir()) == []
+
+
+# Short strings, and those whose lengths or contents look like something else.
+TOKEN = st.one_of(
+    st.text(max_size=4),
+    st.sampled_from(["", "\0", "\0" * 7, "a" + "\0" * 7, "\0" * 16, "x" * 255, "x" * 256]),
+    st.integers(250, 700).map(lambda length: "\1\0" * length),
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(TOKEN, max_size=40), st.sampled_from([0, 1, SKIM_BYTES // 11]))
+def test_passing_over_a_tokenizer_ends_where_reading_it_does(
+    tmp_path_factory: pytest.TempPathFactory, tokens: list[str], plain: int
+) -> None:
+    listed = [*tokens, *("abc",) * plain, *tokens]
+    metadata = METADATA | {
+        "tokenizer.ggml.tokens": listed,
+        "tokenizer.ggml.scores": np.ones(len(listed), np.float32),
+        "tokenizer.ggml.merges": listed[::-1],
+        "z.last": 1,
+    }
+    path = tmp_path_factory.mktemp("skim") / "a.gguf"
+    path.write_bytes(encode_header(metadata, TENSORS))
+    whole, skimmed = read_gguf(path), read_gguf(path, skim=True)
+    assert whole.metadata["tokenizer.ggml.tokens"] == listed
+    assert skimmed.metadata.keys() == whole.metadata.keys() - set(list(metadata)[-4:-1])
+    assert skimmed.tensors == whole.tensors
+    assert skimmed.header_bytes == whole.header_bytes
+    assert skimmed.header_bytes == header_size(skimmed.metadata, TENSORS, skimmed.absent_bytes)

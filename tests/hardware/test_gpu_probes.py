@@ -8,6 +8,7 @@ from snugfit.core import Device, Holder, Machine
 from snugfit.errors import UsageError
 from snugfit.hardware import apple, nvidia
 from snugfit.hardware.detect import assemble, detect, machine_of, with_read_rate
+from snugfit.hardware.named import machine_named
 from snugfit.units import GIB, MIB
 
 
@@ -195,6 +196,31 @@ def test_described_memories_replace_those_that_are_here():
     assert (ram_only.gpus, ram_only.ram.free_bytes) == (BASE.gpus, 4 * GIB)
     assert machine_of([0], None, BASE).gpus == ()
     assert machine_of(None, None, BASE) == BASE
+
+
+@pytest.mark.parametrize(
+    ("vram", "ram", "of_gpu", "of_ram"),
+    [
+        ([24 * GIB], None, 24 * GIB, 36 * GIB),  # a GPU that takes less leaves more
+        ([56 * GIB], None, 56 * GIB, 4 * GIB),  # more than the system lets it, as one can set
+        (None, 40 * GIB, 38 * GIB, 2 * GIB),  # of 40 GiB it cannot have 48
+        (None, 96 * GIB, 48 * GIB, 48 * GIB),
+        ([24 * GIB], 64 * GIB, 24 * GIB, 40 * GIB),
+    ],
+)
+def test_sizes_that_are_given_divide_a_shared_memory(vram, ram, of_gpu, of_ram):
+    mac = machine_named("Apple M4 Max 64GB")
+    assert [device.free_bytes for device in mac.devices] == [48 * GIB, 12 * GIB]
+    machine = machine_of(vram, ram, mac)
+    assert [device.free_bytes for device in machine.devices] == [of_gpu, of_ram]
+    assert machine.gpus[0].shares_ram
+    assert machine.ram.note.count("besides the GPU's share") == 1
+
+
+def test_a_shared_memory_is_all_ram_without_its_gpu():
+    mac = machine_named("Apple M4 Max 64GB")
+    assert [device.free_bytes for device in machine_of([0], None, mac).devices] == [60 * GIB]
+    assert machine_of(None, None, mac) == mac
 
 
 def test_negative_memory_is_refused():

@@ -10,7 +10,7 @@ from measured_rows import spec_in
 
 from snugfit.core import Configuration, Device, LayerCache, Machine, ModelSpec, TensorInfo
 from snugfit.errors import UsageError
-from snugfit.hardware.detect import machine_of
+from snugfit.hardware.detect import assemble, machine_of
 from snugfit.planning.beside import with_projector
 from snugfit.planning.memory import (
     GPU_OVERHEAD_BYTES,
@@ -256,3 +256,35 @@ def test_an_estimated_cache_widens_the_band():
 def test_what_llama_cpp_refuses_is_refused():
     with pytest.raises(UsageError, match="flash attention"):
         predict(LLAMA, Configuration(4096, "Q8_0", flash_attention=False), RAM_ONLY)
+
+
+def shared_memory(free_gib, limit_gib):
+    """A machine whose GPU may hold so much of the memory that it shares."""
+    gpu = Device("GPU", "gpu", limit_gib * GIB, limit_gib * GIB, shares_ram=True)
+    ram = Device("RAM", "ram", 128 * GIB, free_gib * GIB)
+    return Machine("shared", "", 8, assemble(ram, [gpu]))
+
+
+def test_what_the_gpu_leaves_of_a_shared_memory_is_ram():
+    experts_in_ram = Configuration(4096, gpu_layers=49, cpu_expert_layers=24)
+    use = predict(QWEN_MOE, experts_in_ram, shared_memory(60, 48))
+    gpu, ram = use.devices
+    # RAM holds more than the 12 GiB that the GPU could never have had.
+    assert gpu.total_bytes + ram.total_bytes < 48 * GIB
+    assert ram.total_bytes > 12 * GIB
+    assert ram.free_bytes == 60 * GIB - gpu.total_bytes
+    assert use.fits
+    without = predict(QWEN_MOE, Configuration(4096), shared_memory(60, 48))
+    assert without.devices[-1].free_bytes == 60 * GIB
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(8, 64), st.integers(8, 64), st.integers(0, 49), st.integers(0, 48))
+def test_a_shared_memory_is_never_used_twice(free_gib, limit_gib, gpu_layers, experts):
+    machine = shared_memory(free_gib, limit_gib)
+    configuration = Configuration(4096, gpu_layers=gpu_layers, cpu_expert_layers=experts)
+    use = predict(QWEN_MOE, configuration, machine)
+    of_gpu = use.devices[0].total_bytes
+    may_hold = machine.gpus[0].free_bytes
+    assert use.fits == (of_gpu <= may_hold and use.total_bytes <= free_gib * GIB)
+    assert may_hold <= min(limit_gib, free_gib) * GIB

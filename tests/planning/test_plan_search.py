@@ -98,7 +98,7 @@ def test_the_cache_is_quantized_only_when_needed():
 
 
 def test_a_quantized_cache_is_better_than_layers_in_ram():
-    asked = Goal(mix="Q4_K_M", ctx=4096)
+    asked = Goal(mix="Q4_K_M", ctx=4096, ubatch=512)
     room = machine_of([400 * GIB], 400 * GIB)
     needed = choose(LLAMA, room, replace(asked, kv_type="Q8_0")).memory.devices[0].total_bytes
     use = choose(LLAMA, machine_of([needed], 400 * GIB), asked).memory
@@ -293,7 +293,9 @@ def test_the_grid_is_the_sum_of_what_is_said_one_at_a_time(spec, vram):
     for _ in range(150):
         setting = draw.randrange(len(space.settings))
         place = draw.randrange(len(space.placements))
+        cached = int(space.grid.expert_cache_bytes[0, setting, place])
         configuration = space.placements[place].of(space.settings[setting])
+        configuration = replace(configuration, expert_cache_bytes=cached)
         use = use_of(cut.footprint, configuration, devices)
         speed = speed_of(cut.footprint, cut.reads, configuration, devices, paces)
         at = (0, setting, place)

@@ -314,6 +314,14 @@ _TABLE = (
         is_tied=True,
     ),
     CatalogueModel(
+        "gemma-4-12b",
+        "google/gemma-4-12B-it",
+        "gemma4",
+        _body(48, 262144, 3840, (16, _gemma4_heads(48, 8, 1), 512), (15360,) * 48, 262144)
+        | _gemma4_windows(48, 1024, 6),
+        is_tied=True,
+    ),
+    CatalogueModel(
         "gemma-4-26b-a4b",
         "google/gemma-4-26B-A4B-it",
         "gemma4",

@@ -83,9 +83,7 @@ def show_repository(listing: Listing, *, is_json: bool) -> None:
         render.print_json(documents.of_repository(listing))
         return
     sets = listing.gguf_sets()
-    render.out.print(
-        f"[bold]{render.safe(listing.repository)}[/]  {len(listing.models())} quantizations"
-    )
+    render.out.print(f"[bold]{render.safe(listing.name)}[/]  {len(listing.models())} quantizations")
     table = render.table("mix", ">bytes", ">size", ">parts", "file")
     for one in sets:
         parts = str(one.parts) if one.is_whole else f"{len(one.files)} of {one.parts}"
@@ -98,7 +96,7 @@ def show_repository(listing: Listing, *, is_json: bool) -> None:
             render.safe(one.files[0]),
         )
     render.out.print(table)
-    render.next_command(f"snugfit plan {listing.repository}")
+    render.next_command(f"snugfit plan {listing.name}")
 
 
 def say_where_from(name: str, note: str) -> None:

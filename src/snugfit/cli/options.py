@@ -19,7 +19,8 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hugging Face directory, GGUF file, Hub name owner/name[:file or mix], demo.",
+        help="Hugging Face directory, GGUF file, Hub name owner/name[@revision][:file or mix], "
+        "demo.",
         show_default=False,
     ),
 ]
@@ -27,8 +28,8 @@ HeadersArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Hugging Face directory, GGUF file, Hub name owner/name[:file or mix], demo, or a "
-        "name of the catalogue, as qwen3.6-35b-a3b. Only headers are read.",
+        help="Hugging Face directory, GGUF file, Hub name owner/name[@revision][:file or mix], "
+        "demo, or a name of the catalogue, as qwen3.6-35b-a3b. Only headers are read.",
         show_default=False,
     ),
 ]

@@ -7,30 +7,24 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
 from snugfit.errors import printable
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
 VENDOR_WORDS = ("NVIDIA ", "GeForce ", "AMD ", "Radeon ", "Intel ", "Apple ")
 SECONDS_BEFORE_A_BAR = 2.0
 SECONDS_BETWEEN_LINES = 15.0  # where stderr is a log, not a terminal
 
-out = Console(highlight=False)
-err = Console(stderr=True, highlight=False)
+# Without emoji: a `:key:` in a model's name is no picture, and the table of them is slow to load.
+out = Console(highlight=False, emoji=False)
+err = Console(stderr=True, highlight=False, emoji=False)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
@@ -102,8 +96,7 @@ class Bar:
     def __init__(self, label: str, unit: str) -> None:
         self.label, self.unit = label, unit
         self.began = self.last_line = time.monotonic()
-        self.progress: Progress | None = None
-        self.task = TaskID(0)
+        self.progress: Progress | None = None  # of one task
 
     def __call__(self, done: int, total: int) -> None:
         elapsed = time.monotonic() - self.began
@@ -115,11 +108,19 @@ class Bar:
             return
         if self.progress is None:
             self.progress = self._shown(total)
-        self.progress.update(
-            self.task, completed=done, total=total, rate=f"{scaled(rate)} {self.unit}/s"
-        )
+        (task,) = self.progress.task_ids
+        shown = f"{scaled(rate)} {self.unit}/s"
+        self.progress.update(task, completed=done, total=total, rate=shown)
 
     def _shown(self, total: int) -> Progress:
+        from rich.progress import (
+            BarColumn,
+            Progress,
+            TaskProgressColumn,
+            TextColumn,
+            TimeRemainingColumn,
+        )
+
         progress = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -130,7 +131,7 @@ class Bar:
             transient=True,
         )
         progress.start()
-        self.task = progress.add_task(self.label, total=total, rate="")
+        progress.add_task(self.label, total=total, rate="")
         return progress
 
     def _line(self, done: int, total: int, rate: float) -> None:
@@ -160,6 +161,8 @@ def bar(label: str, unit: str) -> Iterator[Bar]:
 @contextmanager
 def waiting(label: str) -> Iterator[None]:
     """Show, on a terminal, how long something has taken that cannot say how far it is."""
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True, disable=not err.is_terminal) as progress:
         progress.add_task(label, total=None)

@@ -58,29 +58,33 @@ class Hub:
     cache: HeaderCache
     is_offline: bool = False
 
-    def listing(self, repository: str) -> Listing:
+    def listing(self, repository: str, revision: str | None = None) -> Listing:
         """Return the files of a repository. Raises NetworkError: refused, or not to be had."""
         if not self.is_offline:
             try:
-                found = listing_of(repository, self.client.listing(repository))
+                answer = self.client.listing(repository, revision)
+                found = listing_of(repository, answer, revision)
             except Unreachable:
-                kept = self._kept_listing(repository)
+                kept = self._kept_listing(repository, revision)
                 if kept is None:
                     raise
                 return kept
             described = json.dumps({"sha": found.commit, "files": dict(found.files)})
-            self.cache.write(described.encode(), repository, self.client.endpoint)
+            self.cache.write(described.encode(), repository, *self._listing_key(revision))
             return found
-        kept = self._kept_listing(repository)
+        kept = self._kept_listing(repository, revision)
         if kept is None:
-            raise self._missing(repository)
+            raise self._missing(f"{repository}@{revision}" if revision else repository)
         return kept
 
-    def _kept_listing(self, repository: str) -> Listing | None:
-        text = self.cache.read(repository, self.client.endpoint)
+    def _listing_key(self, revision: str | None) -> tuple[str, ...]:
+        return (self.client.endpoint, f"@{revision}") if revision else (self.client.endpoint,)
+
+    def _kept_listing(self, repository: str, revision: str | None) -> Listing | None:
+        text = self.cache.read(repository, *self._listing_key(revision))
         try:
             value = json.loads(text) if text else {}
-            return Listing(repository, value["sha"], value["files"], is_kept=True)
+            return Listing(repository, value["sha"], value["files"], True, revision)
         except (ValueError, KeyError, TypeError):
             return None
 
@@ -217,7 +221,9 @@ def _unpacked(path: Path, kept: bytes) -> GgufFile:
     )
 
 
-def download(repository: str, file: str | None, *, is_local: bool = False) -> Path:
+def download(
+    repository: str, file: str | None, revision: str | None = None, *, is_local: bool = False
+) -> Path:
     """Return the local path of a GGUF file (first of its splits), or of a folder of safetensors.
 
     `file` is a file or a mix, as Q4_K_M. Files come from the client's cache when they are there,
@@ -226,12 +232,13 @@ def download(repository: str, file: str | None, *, is_local: bool = False) -> Pa
     from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    names = _names(repository, file, is_local=is_local)
+    names = _names(repository, file, revision, is_local=is_local)
+    where: dict[str, Any] = {"revision": revision, "local_files_only": is_local}
     try:
         if names:
-            paths = [hf_hub_download(repository, n, local_files_only=is_local) for n in names]
+            paths = [hf_hub_download(repository, name, **where) for name in names]
             return Path(paths[0])
-        return Path(snapshot_download(repository, allow_patterns=WANTED, local_files_only=is_local))
+        return Path(snapshot_download(repository, allow_patterns=WANTED, **where))
     except (LocalEntryNotFoundError, OSError) as error:
         if isinstance(error, HfHubHTTPError):
             raise _refused(repository, error) from None
@@ -243,7 +250,9 @@ def download(repository: str, file: str | None, *, is_local: bool = False) -> Pa
         raise FormatError(f"{repository}: not a path and not a Hub name (owner/name).") from None
 
 
-def _names(repository: str, file: str | None, *, is_local: bool) -> tuple[str, ...]:
+def _names(
+    repository: str, file: str | None, revision: str | None, *, is_local: bool
+) -> tuple[str, ...]:
     """Return the GGUF files to download; none where the repository is one of safetensors."""
     if file and file.endswith(".gguf"):
         match = SPLIT_NAME.fullmatch(file)
@@ -252,7 +261,7 @@ def _names(repository: str, file: str | None, *, is_local: bool) -> tuple[str, .
             return (file,)
         return tuple(f"{match[1]}-{n:05d}-of-{match[3]}.gguf" for n in range(1, count + 1))
     try:
-        listing = open_hub(is_offline=is_local).listing(repository)
+        listing = open_hub(is_offline=is_local).listing(repository, revision)
     except Unreachable:
         if file:
             raise
@@ -268,16 +277,19 @@ def one_model(listing: Listing, file: str | None) -> GgufSet:
     if len(models) == 1:
         return models[0]
     if not models:
-        raise FormatError(f"{listing.repository}: holds neither safetensors nor GGUF files.")
+        raise FormatError(f"{listing.name}: holds neither safetensors nor GGUF files.")
     raise FormatError(
-        f"{listing.repository}: holds {len(models)} quantizations. Name one, as "
-        f"{listing.repository}:{models[0].mix}; snugfit inspect {listing.repository} lists them."
+        f"{listing.name}: holds {len(models)} quantizations. Name one, as "
+        f"{listing.name}:{models[0].mix}; snugfit inspect {listing.name} lists them."
     )
 
 
 def _refused(repository: str, error: Exception) -> FormatError:
     status = getattr(getattr(error, "response", None), "status_code", None)
-    reason = {401: "it is private or gated; log in with: hf auth login", 404: "no such model"}
+    reason = {
+        401: "it is private or gated; log in with: hf auth login",
+        404: "no such model or revision",
+    }
     return FormatError(
         f"{repository}: the Hub refused it ({reason.get(status or 0, f'status {status}')})."
     )

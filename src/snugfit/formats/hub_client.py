@@ -27,7 +27,7 @@ FIRST_STEP_BYTES, LARGEST_STEP_BYTES = 128 * KIB, 8 * MIB
 REFUSALS = {
     401: "it does not exist, is private or gated. Check the name, or log in with: hf auth login",
     403: "access was not granted. Ask for it on the model's page, then: hf auth login",
-    404: "there is no such model or file. Check the name",
+    404: "there is no such model, revision or file. Check the name",
     429: "too many requests. Wait some minutes, or log in with: hf auth login",
 }
 
@@ -54,9 +54,10 @@ class HubClient:
     limits: Limits = field(default_factory=Limits)
     started: float = field(default_factory=time.monotonic)
 
-    def listing(self, repository: str) -> dict[str, Any]:
+    def listing(self, repository: str, revision: str | None = None) -> dict[str, Any]:
         """Return what the Hub says of a repository: `sha`, `siblings` with sizes. NetworkError."""
-        url = f"{self.endpoint}/api/models/{quote(repository)}?blobs=true"
+        of_revision = f"/revision/{quote(revision, safe='')}" if revision else ""
+        url = f"{self.endpoint}/api/models/{quote(repository)}{of_revision}?blobs=true"
         most = self.limits.listing_bytes
         text, is_whole = self._within(repository, lambda stop: _get(url, None, most, self, stop))
         if not is_whole:

@@ -42,12 +42,18 @@ class GgufSet:
 
 @dataclass(frozen=True)
 class Listing:
-    """A repository at one commit: file names and their bytes."""
+    """A repository at one commit: file names and their bytes. Without a revision, of its main."""
 
     repository: str
     commit: str
     files: Mapping[str, int]
     is_kept: bool = False  # from the cache: the Hub was not asked, or did not answer
+    revision: str | None = None  # as it was asked for: a branch, a tag or a commit
+
+    @property
+    def name(self) -> str:
+        """The Hub name that stands for it."""
+        return f"{self.repository}@{self.revision}" if self.revision else self.repository
 
     @property
     def has_safetensors(self) -> bool:
@@ -101,19 +107,19 @@ class Listing:
             return named[0]
         if len(named) == 1:
             raise FormatError(
-                f"{self.repository}: of {file}, {len(named[0].files)} of {named[0].parts} splits "
+                f"{self.name}: of {file}, {len(named[0].files)} of {named[0].parts} splits "
                 "are there. Name another file."
             )
         if named:
             raise FormatError(
-                f"{self.repository}: {len(named)} files are of the mix {file}. Name one: "
+                f"{self.name}: {len(named)} files are of the mix {file}. Name one: "
                 f"{', '.join(one.files[0] for one in named)}."
             )
         mixes = ", ".join(dict.fromkeys(one.mix for one in self.models())) or "none"
-        raise FormatError(f"{self.repository}: no GGUF file or mix {file}. There are: {mixes}.")
+        raise FormatError(f"{self.name}: no GGUF file or mix {file}. There are: {mixes}.")
 
 
-def listing_of(repository: str, answer: Mapping[str, Any]) -> Listing:
+def listing_of(repository: str, answer: Mapping[str, Any], revision: str | None = None) -> Listing:
     """Return the listing in the Hub's answer. Raises NetworkError where it makes no sense."""
     commit, siblings = answer.get("sha"), answer.get("siblings")
     if not isinstance(commit, str) or not commit or not isinstance(siblings, list):
@@ -129,4 +135,4 @@ def listing_of(repository: str, answer: Mapping[str, Any]) -> Listing:
         size = stored.get("size") if isinstance(stored, Mapping) else sibling.get("size")
         if isinstance(size, int) and not isinstance(size, bool) and 0 <= size < 2**60:
             files[name] = size
-    return Listing(repository, commit, files)
+    return Listing(repository, commit, files, revision=revision)

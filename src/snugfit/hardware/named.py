@@ -44,8 +44,7 @@ def machine_named(text: str, here: Callable[[], Machine] = detect.detect) -> Mac
             for part in parts
             for gpu in _gpus_of(part)
         ]
-        borrowed = sum(gpu.free_bytes for gpu in base.gpus if gpu.shares_ram)
-        ram = replace(base.ram, free_bytes=base.ram.free_bytes + borrowed, note="of this computer")
+        ram = replace(detect.whole_ram(base), note="of this computer")
         return Machine(text, base.processor, base.cores, detect.assemble(ram, gpus))
     if len(parts) > 1 or parts[0].count > 1:
         raise UsageError(f"'{text}': only GPUs can be put together; name one machine.")

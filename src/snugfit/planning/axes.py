@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from snugfit.archs.cache import check_configuration, group_bytes
 from snugfit.core import Configuration, Device
 from snugfit.errors import UnsupportedError, UsageError
-from snugfit.planning.memory import Footprint, place_of
+from snugfit.planning.memory import Footprint
 
 # What people use when nobody asks for more; models are trained for many times that.
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
@@ -154,11 +154,3 @@ def _even_split(
         split[gpu] += 1
         so_far += size
     return tuple(split)
-
-
-def place_vectors(
-    footprint: Footprint, found: Sequence[Placement], devices: Sequence[Device]
-) -> list[list[int]]:
-    """Return the place of every layer and the output, for each placement."""
-    free = [device.free_bytes for device in devices[:-1]]
-    return [place_of(footprint.layers, one.of(Configuration(1)), free) for one in found]

@@ -9,34 +9,41 @@ the output.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from snugfit.archs.cache import group_bytes, state_bytes, tokens_of_pass
 from snugfit.core import Configuration, Device
-from snugfit.planning.axes import Placement, place_vectors
+from snugfit.planning.axes import Placement
+from snugfit.planning.compute import gpu_bytes
 from snugfit.planning.memory import (
-    GPU_OVERHEAD_BYTES,
     IN_RAM,
     STREAMED_FROM_TOKENS,
     Footprint,
-    compute_of,
-    host_overhead,
+    compute_bytes,
+    overhead_bytes,
+    placement,
     streamed_bytes,
 )
 from snugfit.planning.pace import Pace
 from snugfit.planning.speed import (
     FILLED_TOKENS,
+    HIT_EXPONENTS,
     Reads,
     cache_reads,
     dense_seconds,
     expert_seconds,
+    missed_seconds,
+    tokens_seen,
 )
+from snugfit.units import MIB
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 Flags = np.ndarray[Any, np.dtype[np.bool_]]
+# A cache of experts smaller than this is not worth an option.
+LEAST_EXPERT_CACHE_BYTES = 256 * MIB
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Places:
     def devices(self) -> int:
         return int(self.layers.shape[1])
 
+    @property
+    def lent(self) -> Numbers:
+        """Layers on GPUs whose experts are in RAM, [P, L]."""
+        return np.asarray(self.experts[:, -1] - self.layers[:, -1])
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -60,6 +72,7 @@ class Grid:
     missing_bytes: Numbers  # summed over devices; 0: it fits
     gpus_missing_bytes: Numbers
     total_bytes: Numbers
+    expert_cache_bytes: Numbers  # of the first GPU; 0 where experts are better used where they are
     decode_seconds: Numbers  # of one token
     prefill_seconds: Numbers  # of one token of a prompt
 
@@ -79,23 +92,27 @@ def evaluate(
     """Return bytes and seconds of all combinations. The cuts are of one model."""
     places = places_of(footprints[0], placements, devices)
     used = _bytes(footprints, settings, places)
-    free = np.array([device.free_bytes for device in devices], np.float64)
-    missing = np.maximum(used - free, 0)
+    missing = _missing(used, devices)
+    decode = _decode_seconds(footprints[0], reads, settings, places, paces)
+    room = devices[0].free_bytes - used[..., 0]
+    cached, gained = _expert_cache(reads, places, paces, room)
     return Grid(
         missing_bytes=missing.sum(-1),
         gpus_missing_bytes=missing[..., :-1].sum(-1),
-        total_bytes=used.sum(-1),
-        decode_seconds=_decode_seconds(footprints[0], reads, settings, places, paces),
-        prefill_seconds=_prefill_seconds(reads, settings, places, paces),
+        total_bytes=used.sum(-1) + cached,
+        expert_cache_bytes=cached,
+        decode_seconds=decode - gained,
+        prefill_seconds=_prefill_seconds(footprints[0], reads, settings, places, paces),
     )
 
 
 def places_of(
     footprint: Footprint, placements: Sequence[Placement], devices: Sequence[Device]
 ) -> Places:
-    vectors = place_vectors(footprint, placements, devices)
+    one = Configuration(1)
+    vectors = [placement(footprint.layers, p.of(one), devices[:-1]) for p in placements]
     numbers = np.array(vectors) % len(devices)  # RAM, -1, is the last
-    in_ram = np.array([[one.cpu_expert_layers] for one in placements])
+    in_ram = np.array([[p.cpu_expert_layers] for p in placements])
     apart = np.arange(numbers.shape[1]) < in_ram
     experts = np.where(apart, len(devices) - 1, numbers)
     each = np.arange(len(devices))[None, :, None]
@@ -105,6 +122,15 @@ def places_of(
         vectors,
         placements,
     )
+
+
+def _missing(used: Numbers, devices: Sequence[Device]) -> Numbers:
+    """Return what each device lacks; RAM has what GPUs that share it leave."""
+    free = np.array([device.free_bytes for device in devices], np.float64)
+    left = free - used
+    shared = np.array([device.shares_ram for device in devices])
+    left[..., -1] += np.maximum(left[..., shared], 0).sum(-1)
+    return np.asarray(np.maximum(-left, 0))
 
 
 def _summed(values: Numbers, places: Numbers) -> Numbers:
@@ -118,25 +144,26 @@ def _bytes(
     footprints: Sequence[Footprint], settings: Sequence[Configuration], places: Places
 ) -> Numbers:
     """Return the bytes on each device, [C, S, P, D]."""
-    weights = _weight_bytes(footprints, places)
-    context = _summed(
-        np.array([_context_bytes(footprints[0], one) for one in settings]), places.layers
-    )
-    fixed = context + _fixed_bytes(footprints[0], settings, places)
-    used: Numbers = weights[:, None] + fixed[None]
-    used[..., 0] += _streamed(footprints, settings, places)
+    is_drafting = any(setting.rollback for setting in settings)
+    weights = _weight_bytes(footprints, places, is_drafting)
+    context = np.array([_context_bytes(footprints[0], one) for one in settings], np.float64)
+    fixed, streamed = _compute_bytes(footprints, settings, places)
+    used: Numbers = weights[:, None] + (_summed(context, places.layers) + fixed)[None]
+    used[..., 0] += streamed
     return used
 
 
-def _weight_bytes(footprints: Sequence[Footprint], places: Places) -> Numbers:
+def _weight_bytes(footprints: Sequence[Footprint], places: Places, is_drafting: bool) -> Numbers:
     cuts = [footprint.weights for footprint in footprints]
-    dense = np.array([(*cut.dense, cut.output) for cut in cuts], np.float64)
-    experts = np.array([(*cut.experts, 0) for cut in cuts], np.float64)
+    loaded = np.ones(footprints[0].layers + 1)
+    if not is_drafting:
+        loaded[list(cuts[0].drafting)] = 0
+    dense = np.array([(*cut.dense, cut.output) for cut in cuts], np.float64) * loaded
+    experts = np.array([(*cut.experts, 0) for cut in cuts], np.float64) * loaded
     used = _summed(dense, places.layers) + _summed(experts, places.experts)
     host = np.array([cut.embedding + cut.other for cut in cuts], np.float64)
-    shared = np.array([cut.embedding if cut.is_tied else 0 for cut in cuts], np.float64)
-    output_in_ram = np.array([vector[-1] == IN_RAM for vector in places.vectors], np.float64)
-    used[..., -1] += host[:, None] - shared[:, None] * output_in_ram
+    shared = [cut.embedding if cut.is_tied and not cut.is_kept_twice else 0 for cut in cuts]
+    used[..., -1] += host[:, None] - np.outer(shared, places.layers[:, -1, -1])
     return used
 
 
@@ -150,58 +177,47 @@ def _context_bytes(footprint: Footprint, configuration: Configuration) -> list[i
     return sizes
 
 
-def _fixed_bytes(
-    footprint: Footprint, settings: Sequence[Configuration], places: Places
-) -> Numbers:
-    """Return compute buffers and overhead, [S, P, D]: few, since few kinds of places differ."""
-    gpus = places.devices - 1
-    kinds = [
-        _kind(vector, one) for vector, one in zip(places.vectors, places.placements, strict=True)
-    ]
-    first = {kind: number for number, kind in reversed(list(enumerate(kinds)))}
-    rows = []
-    for setting in settings:
-        host = host_overhead(footprint.graph, setting)
-        of_kind = {}
-        for kind, number in first.items():
-            vector = places.vectors[number]
-            placed = places.placements[number].of(setting)
-            compute = compute_of(footprint, placed, vector, gpus)
-            uses_gpus = any(where != IN_RAM for where in vector)
-            overhead = [GPU_OVERHEAD_BYTES * uses_gpus] * gpus + [host]
-            of_kind[kind] = [a + b for a, b in zip(compute, overhead, strict=True)]
-        rows.append([of_kind[kind] for kind in kinds])
-    return np.array(rows, np.float64)
-
-
-def _kind(vector: Sequence[int], placement: Placement) -> tuple[object, ...]:
-    """Return what compute buffers depend on: who works, and whether RAM has a part of it."""
-    return frozenset(vector), IN_RAM in vector[:-1], placement.cpu_expert_layers > 0
-
-
-def _streamed(
+def _compute_bytes(
     footprints: Sequence[Footprint], settings: Sequence[Configuration], places: Places
-) -> Numbers:
-    """Return what the first device keeps for matrices copied from RAM, [C, S, P]."""
+) -> tuple[Numbers, Numbers]:
+    """Return compute buffers and overhead, [S, P, D], and what streaming adds, [C, S, P].
+
+    Few kinds of places differ: it matters who works, and whether RAM has a part.
+    """
     kinds = [
-        _kind(vector, one) for vector, one in zip(places.vectors, places.placements, strict=True)
+        (frozenset(vector), IN_RAM in vector[:-1], one.cpu_expert_layers > 0)
+        for vector, one in zip(places.vectors, places.placements, strict=True)
     ]
     first = {kind: number for number, kind in reversed(list(enumerate(kinds)))}
-    sizes = np.zeros((len(footprints), len(settings), len(first)))
-    passes = {_is_long(setting): setting for setting in settings}
-    for column, number in enumerate(first.values()):
-        for is_long, setting in passes.items():
+    column = {kind: number for number, kind in enumerate(first)}
+    columns = [column[kind] for kind in kinds]
+    gpus = places.devices - 1
+    fixed = np.zeros((len(settings), len(first), gpus + 1))
+    streamed = np.zeros((len(footprints), len(settings), len(first)))
+    weights = replace(footprints[0].weights, largest_dense=0, largest_experts=0)
+    bare = replace(footprints[0], weights=weights)
+    for row, setting in enumerate(settings):
+        for at, number in enumerate(first.values()):
             placed = places.placements[number].of(setting)
-            same = [is_long == _is_long(one) for one in settings]
-            for cut, footprint in enumerate(footprints):
-                size = streamed_bytes(footprint.weights, placed, places.vectors[number])
-                sizes[cut, same, column] = size
-    columns = {kind: column for column, kind in enumerate(first)}
-    return sizes[:, :, [columns[kind] for kind in kinds]]
+            vector = places.vectors[number]
+            compute = compute_bytes(bare, placed, vector, gpus)
+            overhead = overhead_bytes(bare, placed, vector, gpus)
+            fixed[row, at] = [a + b for a, b in zip(compute, overhead, strict=True)]
+            if any(where != IN_RAM for where in vector):
+                sizes = [streamed_bytes(cut.weights, placed, vector) for cut in footprints]
+                streamed[:, row, at] = _added(bare, placed, compute[0], sizes)
+    return fixed[:, columns], streamed[:, :, columns]
 
 
-def _is_long(setting: Configuration) -> bool:
-    return tokens_of_pass(setting) >= STREAMED_FROM_TOKENS
+def _added(
+    bare: Footprint, placed: Configuration, counted: int, streamed: Sequence[int]
+) -> list[int]:
+    """Return what matrices that are `streamed` add to the first GPU's buffer as `counted`."""
+    if not any(streamed):
+        return [0] * len(streamed)
+    least = gpu_bytes(bare.graph, placed)
+    layer = gpu_bytes(bare.graph, placed, outputs=0)
+    return [max(layer + size, least) - counted if size else 0 for size in streamed]
 
 
 def _decode_seconds(
@@ -224,30 +240,83 @@ def _decode_seconds(
         of_weights += pace.token_seconds * here.any(-1)
         of_cache += caches @ here.T / pace.cache_bytes_per_s
     has_experts = np.array([bool(layer) for layer in reads[0].experts])
-    crossing = (places.experts[:, -1] - places.layers[:, -1]) @ has_experts
-    of_weights += paces[IN_RAM].handover_seconds * crossing
+    of_weights += paces[IN_RAM].handover_seconds * (places.lent @ has_experts)
     return np.asarray(of_weights[:, None] + of_cache[None])
 
 
+def _expert_cache(
+    reads: Sequence[Reads], places: Places, paces: Sequence[Pace], room: Numbers
+) -> tuple[Numbers, Numbers]:
+    """Return the bytes of the first GPU for copies of experts in RAM, and the seconds they gain.
+
+    A cache takes all that the GPU has left, [C, S, P], and only where it would gain for text that
+    hits it rarely: nobody has measured that text here.
+    """
+    in_ram = np.array([cut.all_experts for cut in reads], np.float64) @ places.lent.T
+    if not in_ram.any():
+        return np.zeros_like(room), np.zeros_like(room)
+    sizes = [[sum(layer.values()) for layer in cut.experts] for cut in reads]
+    used = np.array(sizes, np.float64) @ places.lent.T
+    waits = np.array([expert_seconds(cut, paces[IN_RAM]) for cut in reads]) @ places.lent.T
+    for device, pace in enumerate(paces[:-1]):
+        here = places.lent * places.layers[:, device]
+        waits = waits - np.array([expert_seconds(cut, pace) for cut in reads]) @ here.T
+    cached = np.clip(room // MIB * MIB, 0, in_ram[:, None])
+    part = np.divide(cached, in_ram[:, None], where=in_ram[:, None] > 0, out=np.zeros_like(room))
+    rarely = waits[:, None] - missed_seconds(used[:, None], part, paces[0], HIT_EXPONENTS.low)
+    usually = waits[:, None] - missed_seconds(used[:, None], part, paces[0])
+    is_better = (rarely > 0) & (cached >= LEAST_EXPERT_CACHE_BYTES)
+    return np.where(is_better, cached, 0), np.where(is_better, usually, 0)
+
+
 def _prefill_seconds(
+    footprint: Footprint,
     reads: Sequence[Reads],
     settings: Sequence[Configuration],
     places: Places,
     paces: Sequence[Pace],
 ) -> Numbers:
-    dense = np.array(reads[0].dense_operations, np.float64)
-    experts = np.array(reads[0].expert_operations, np.float64)
-    rates = np.array([pace.operations_per_s for pace in paces])
-    streamed = np.array([cut.all_experts for cut in reads], np.float64) @ places.experts[:, -1].T
-    of_layers = (places.layers @ dense / rates).sum(-1)
-    if len(paces) == 1:
-        each = of_layers + (places.experts @ experts / rates).sum(-1)
-        return np.broadcast_to(each, (len(reads), len(settings), len(each)))
-    in_place = (places.experts @ experts / rates).sum(-1)
-    on_first = (places.experts[:, :-1] @ experts / rates[:-1]).sum(-1)
-    on_first += places.experts[:, -1] @ experts / rates[0]
-    tokens = np.array([tokens_of_pass(one) for one in settings])
-    streams = (tokens >= STREAMED_FROM_TOKENS)[:, None]
-    each = of_layers + np.where(streams, on_first, in_place)
-    copies = streams / tokens[:, None] / paces[0].link_bytes_per_s
-    return np.asarray(each[None] + streamed[:, None] * copies[None])
+    """Return the seconds of a pass over its tokens, [C, S, P]; see `speed.pass_seconds`."""
+    found = np.empty((len(reads), len(settings), len(places.vectors)))
+    passes: dict[tuple[int, int], list[int]] = {}
+    for number, setting in enumerate(settings):
+        key = (tokens_of_pass(setting), min(setting.ctx, FILLED_TOKENS))
+        passes.setdefault(key, []).append(number)
+    for (tokens, filled), rows in passes.items():
+        seen = np.array(tokens_seen(footprint, settings[rows[0]], filled), np.float64)
+        seconds = _pass_seconds(reads, places, paces, tokens, seen) / tokens
+        found[:, rows] = seconds[:, None]
+    return found
+
+
+def _pass_seconds(
+    reads: Sequence[Reads], places: Places, paces: Sequence[Pace], tokens: int, seen: Numbers
+) -> Numbers:
+    """Return the seconds of one pass, [C, P]."""
+    first = [next((w for w in vector if w != IN_RAM), IN_RAM) for vector in places.vectors]
+    streams = np.array([where != IN_RAM for where in first]) & (tokens >= STREAMED_FROM_TOKENS)
+    on_first = np.array(first)[:, None] == np.arange(len(paces))  # [P, D]
+    links = np.array([paces[where].link_bytes_per_s for where in first])
+    operations = np.array(reads[0].dense_operations)
+    operations[-1] //= tokens  # the last token's output
+    dense_operations = operations + np.array(reads[0].attention_operations) * seen
+    sizes = [[sum(layer.values()) for layer in cut.dense] for cut in reads]
+    seconds = places.layers.sum(-1) @ np.array([pace.layer_seconds for pace in paces])
+    for where, work, part, size in (
+        (places.layers, dense_operations, False, np.array(sizes, np.float64)),
+        (
+            places.experts,
+            np.array(reads[0].expert_operations, np.float64),
+            True,
+            np.array([cut.all_experts for cut in reads], np.float64),
+        ),
+    ):
+        working = where.copy()
+        working += (streams[:, None] & on_first)[:, :, None] * where[:, -1:]
+        working[:, -1] *= ~streams[:, None]
+        for device, pace in enumerate(paces):
+            rate = pace.operations_per_s * (pace.expert_operations_part if part else 1.0)
+            here = working[:, device]
+            seconds = seconds + tokens * (here @ work) / rate + size @ here.T / pace.bytes_per_s
+        seconds = seconds + size @ where[:, -1].T * streams / links
+    return np.asarray(seconds)

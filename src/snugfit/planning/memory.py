@@ -230,21 +230,22 @@ def use_of(
     compute = compute_bytes(footprint, configuration, place, len(gpus), outputs)
     overhead = overhead_bytes(footprint, configuration, place, len(gpus))
     band = _band(footprint.graph, configuration, place)
+    uses = [
+        DeviceUse(
+            device.name,
+            device.kind,
+            weight_bytes[number],
+            kv_bytes[number],
+            compute[number],
+            overhead[number],
+            device.free_bytes,
+            states[number],
+        )
+        for number, device in enumerate(devices)
+    ]
     return MemoryUse(
         configuration=configuration,
-        devices=tuple(
-            DeviceUse(
-                device.name,
-                device.kind,
-                weight_bytes[number],
-                kv_bytes[number],
-                compute[number],
-                overhead[number],
-                device.free_bytes,
-                states[number],
-            )
-            for number, device in enumerate(devices)
-        ),
+        devices=_with_shared_memory(uses, devices),
         file_bytes=footprint.weights.file_bytes,
         kv_basis=footprint.cache_basis,
         compute_band=band if footprint.cache_basis == "exact" else UNKNOWN_BAND,
@@ -266,6 +267,19 @@ def placement(layers: int, configuration: Configuration, gpus: Sequence[Device])
         )
     parts = [gpu for gpu, count in enumerate(split) for _ in range(count)]
     return [IN_RAM] * (layers + 1 - on_gpus) + parts
+
+
+def _with_shared_memory(
+    uses: Sequence[DeviceUse], devices: Sequence[Device]
+) -> tuple[DeviceUse, ...]:
+    """Give RAM what a GPU that shares it leaves free: it holds no more than it uses."""
+    left = sum(
+        max(0, use.free_bytes - use.total_bytes)
+        for use, device in zip(uses, devices, strict=True)
+        if device.shares_ram
+    )
+    ram = uses[-1]
+    return (*uses[:-1], replace(ram, free_bytes=ram.free_bytes + left) if left else ram)
 
 
 def places(layers: int, gpu_layers: int, free_bytes: Sequence[int]) -> list[int]:

@@ -69,7 +69,10 @@ class Space:
     def plan(self, index: tuple[int, ...]) -> Plan:
         """Return one point with its bytes and its speed."""
         cut, devices = self.cuts[index[0]], self.machine.devices
-        configuration = self.placements[index[2]].of(self.settings[index[1]])
+        configuration = replace(
+            self.placements[index[2]].of(self.settings[index[1]]),
+            expert_cache_bytes=int(self.grid.expert_cache_bytes[index]),
+        )
         paces = paces_of(devices)
         return Plan(
             model=self.spec.name,

@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any, TypeVar
+
+import numpy as np
 
 from snugfit.archs.cache import cells_of, group_bytes, state_bytes, tokens_of_pass
 from snugfit.core import Band, Configuration, Device, ModelSpec, Speed, SpeedPart
@@ -22,6 +25,8 @@ from snugfit.planning.memory import (
 )
 from snugfit.planning.pace import Pace
 
+# One number, or an array of them.
+Numbers = TypeVar("Numbers", float, "np.ndarray[Any, np.dtype[np.float64]]")
 # What a prompt has filled of the context when a speed is said without naming it.
 FILLED_TOKENS = 4096
 # Part of its experts' reads that an expert cache answers, for the part of the experts that it has:
@@ -154,22 +159,18 @@ def _borrowed(footprint: Footprint) -> dict[int, int]:
     return borrowed
 
 
-def hit_rate(part: float, exponent: float) -> float:
-    """Return the part of reads that a cache with `part` of the experts, 0 to 1, answers.
-
-    Numbers and arrays of them.
-    """
-    rate: float = part**exponent
-    return rate
+def hit_rate(part: Numbers, exponent: float) -> Numbers:
+    """Return the part of reads that a cache with `part` of the experts, 0 to 1, answers."""
+    return part**exponent
 
 
 def missed_seconds(
-    used_bytes: float, part: float, gpu: Pace, exponent: float = HIT_EXPONENTS.middle
-) -> float:
+    used_bytes: Numbers, part: Numbers, gpu: Pace, exponent: float = HIT_EXPONENTS.middle
+) -> Numbers:
     """Return what one token waits for experts that a cache with `part` of them does not have.
 
     `used_bytes` are those of experts in RAM that the token uses; the GPU's work on them, cached or
-    uploaded, is that of `expert_seconds`. Numbers and arrays of them.
+    uploaded, is that of `expert_seconds`.
     """
     return used_bytes * (1 - hit_rate(part, exponent)) / gpu.link_bytes_per_s
 
@@ -323,7 +324,7 @@ def _pass_seconds(
     tokens = tokens_of_pass(configuration)
     first = next((where for where in place if where != IN_RAM), IN_RAM)
     streams = first != IN_RAM and tokens >= STREAMED_FROM_TOKENS
-    seen = _tokens_seen(footprint, configuration, filled)
+    seen = tokens_seen(footprint, configuration, filled)
     seconds = 0.0
     for layer, where in enumerate(place):
         for is_expert in (False, True):
@@ -344,7 +345,7 @@ def _pass_seconds(
     return seconds
 
 
-def _tokens_seen(footprint: Footprint, configuration: Configuration, filled: int) -> list[int]:
+def tokens_seen(footprint: Footprint, configuration: Configuration, filled: int) -> list[int]:
     """Return how many tokens attention looks at in each layer, midway through a prompt."""
     midway = replace(configuration, ctx=max(filled // 2, 1), slots=1)
     seen = [0] * (footprint.layers + 1)

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
+
+TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
+NEVER_QUANTIZED = re.compile(
+    r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
+)
+# llama-quantize leaves these as converters store them.
+LEFT_AT_16_BITS = re.compile(r"per_layer_model_proj|altup|laurel")
+# Names and positions are the same for every mix, and planning asks of all mixes.
+KEPT = 2**14  # more than any model has tensors
 
 
 @dataclass(frozen=True)
@@ -18,6 +29,30 @@ class Position:
 
 
 Where = Callable[[Position], bool]
+position = lru_cache(maxsize=KEPT)(Position)
+
+
+@lru_cache(maxsize=KEPT)
+def part_of(name: str) -> tuple[str, int, bool]:
+    """Return a tensor's role, its layer, and whether it holds one matrix an expert."""
+    match = TENSOR_NAME.fullmatch(name)
+    if match is None:
+        return "", 0, False
+    role = match[2].removesuffix("_exps")
+    return role, int(match[1]), role != match[2]
+
+
+@lru_cache(maxsize=KEPT)
+def is_never_quantized(name: str) -> bool:
+    return not name.endswith("weight") or NEVER_QUANTIZED.search(name) is not None
+
+
+@lru_cache(maxsize=KEPT)
+def is_left_at_16_bits(name: str) -> bool:
+    return LEFT_AT_16_BITS.search(name) is not None
+
+
+# The questions
 
 
 def anywhere(_: Position) -> bool:

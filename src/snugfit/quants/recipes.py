@@ -10,13 +10,11 @@ same either way: the IQ4 ones as llama-quantize has them with importance, Q4_0 a
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snugfit.errors import UnsupportedError
 from snugfit.quants.positions import (
-    Position,
     Where,
     anywhere,
     eight_experts,
@@ -27,9 +25,13 @@ from snugfit.quants.positions import (
     first_two,
     four_share_values,
     in_experts,
+    is_left_at_16_bits,
+    is_never_quantized,
     many_read_values,
     middle,
     more_bits,
+    part_of,
+    position,
     seventy_billion,
 )
 from snugfit.quants.types import TYPES
@@ -327,13 +329,7 @@ FALLBACKS = {
         ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"
     ),
 }
-NEVER_QUANTIZED = re.compile(
-    r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
-)
-# llama-quantize leaves these as converters store them.
-LEFT_AT_16_BITS = re.compile(r"per_layer_model_proj|altup|laurel")
 EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 
 
 def recipe_named(name: str) -> Recipe:
@@ -358,11 +354,12 @@ def assign_types(
     """
     recipe = recipe_named(mix)
     heads = ("output.weight",) if "output.weight" in shapes else EMBEDDINGS
+    rules = _rules_by_role(recipe)
     chosen = {}
     for name, shape in shapes.items():
         if is_kept_in_full(name, shape):
             chosen[name] = "F32"
-        elif LEFT_AT_16_BITS.search(name):
+        elif is_left_at_16_bits(name):
             chosen[name] = "BF16" if TYPES[recipe.base].is_quantized else recipe.base
         elif name in heads:
             fits = shape[-1] % TYPES[recipe.base].block_weights == 0
@@ -370,14 +367,18 @@ def assign_types(
         elif name in EMBEDDINGS:
             chosen[name] = fitting_type(recipe.embedding or recipe.base, shape[-1])
         else:
-            by_rule = _type_by_rule(recipe, name, layers, experts, shared_heads)
+            role, layer, stacked = part_of(name)
+            by_rule = recipe.base
+            if role in rules:
+                at = position(layer, layers, experts, shared_heads, stacked)
+                by_rule = next((r.type_name for r in rules[role] if r.where(at)), recipe.base)
             chosen[name] = fitting_type(by_rule, shape[-1])
     return chosen
 
 
 def is_kept_in_full(name: str, shape: tuple[int, ...]) -> bool:
     """Vectors, norms and routers stay in F32: they are tiny and everything depends on them."""
-    return len(shape) < 2 or not name.endswith("weight") or bool(NEVER_QUANTIZED.search(name))
+    return len(shape) < 2 or is_never_quantized(name)
 
 
 def fitting_type(type_name: str, columns: int) -> str:
@@ -387,13 +388,8 @@ def fitting_type(type_name: str, columns: int) -> str:
     return type_name
 
 
-def _type_by_rule(recipe: Recipe, name: str, layers: int, experts: int, shared_heads: int) -> str:
-    match = TENSOR_NAME.fullmatch(name)
-    if match is None:
-        return recipe.base
-    role = match[2].removesuffix("_exps")
-    at = Position(int(match[1]), layers, experts, shared_heads, role != match[2])
+def _rules_by_role(recipe: Recipe) -> dict[str, list[Rule]]:
+    rules: dict[str, list[Rule]] = {}
     for rule in recipe.rules:
-        if rule.role == role and rule.where(at):
-            return rule.type_name
-    return recipe.base
+        rules.setdefault(rule.role, []).append(rule)
+    return rules

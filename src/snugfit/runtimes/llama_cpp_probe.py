@@ -20,7 +20,7 @@ from typing import Any
 
 from snugfit.core import Configuration, TensorInfo
 from snugfit.errors import RuntimeFailure
-from snugfit.formats.gguf import padded, read_gguf
+from snugfit.formats.gguf import TOKENIZER, padded, read_gguf
 from snugfit.formats.gguf_writer import encode_header
 from snugfit.runtimes.llama_cpp import child_settings, signal_name
 from snugfit.runtimes.llama_cpp_log import EngineLog
@@ -89,8 +89,15 @@ def probe_header(
 ) -> Measured:
     """Return the same for a model that is no file: its GGUF metadata and tensors. `name` is for
     messages. Raises ProbeError.
+
+    The metadata may lack the tokenizer: only how many tokens it has counts here.
     """
-    with _sparse_file(name, metadata, tensors) as whole:
+    kept = {key: value for key, value in metadata.items() if not key.startswith(TOKENIZER)}
+    rows = {tensor.name: tensor.rows for tensor in tensors}
+    if "token_embd.weight" in rows:
+        kept[f"{metadata['general.architecture']}.vocab_size"] = rows["token_embd.weight"]
+        kept[f"{TOKENIZER}ggml.model"] = "no_vocab"
+    with _sparse_file(name, kept, tensors) as whole:
         return _ask(name, whole, [configuration], timeout_seconds=60.0)[0]
 
 
