@@ -10,6 +10,7 @@ from snugfit.core import Answer, Machine, MemoryUse, ModelSpec, Plan, Score
 
 if TYPE_CHECKING:
     from snugfit.formats.hub_files import Listing
+    from snugfit.tables import Tables
 
 
 def of_machine(machine: Machine) -> dict[str, Any]:
@@ -122,3 +123,9 @@ def of_candidate(plan: Plan) -> dict[str, Any]:
         "total_bytes": plan.memory.total_bytes,
         "fits": plan.memory.fits,
     }
+
+
+def of_tables(tables: Tables) -> dict[str, Any]:
+    from snugfit.tables import definitions
+
+    return dataclasses.asdict(tables) | {"definitions": definitions(tables)}
