@@ -13,11 +13,14 @@ from typer.testing import CliRunner
 
 from snugfit.archs.catalogue import CATALOGUE
 from snugfit.cli.main import COMMANDS, app_of, overview
+from snugfit.cli.tables_text import CSV_COLUMNS, markdown
 from snugfit.core import Device, Machine
 from snugfit.hardware import profiles
+from snugfit.headers import open_headers
 from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
+from snugfit.tables import cards_sold, tables_of
 from snugfit.units import GIB
 
 HERE = Path(__file__).parent
@@ -157,11 +160,91 @@ def model_reference() -> str:
     return "\n".join(lines) + "\n"
 
 
+# Field of a line of `snugfit tables --format csv` -> what it holds.
+TABLE_FIELDS = {
+    "model": "its name; text that a spreadsheet would take for a formula has a ' before it",
+    "quantization": "the mix, or the file of a repository",
+    "bits_per_weight": "of all weights",
+    "file_bytes": "of the file, with header and padding",
+    "kv_type": "of the cache",
+    "experts": "`gpu` or `ram`; empty for a model without experts",
+    "ctx": "tokens of context",
+    "gpu_weights_bytes": "all weights on the GPU",
+    "gpu_cache_bytes": "KV cache and recurrent states",
+    "gpu_compute_bytes": "the buffer of one pass, estimated",
+    "gpu_overhead_bytes": "the driver's context and libraries, estimated",
+    "gpu_bytes": "the sum of the four",
+    "gpu_safer_bytes": "with a desktop, and the upper end of the estimate",
+    "minimum_gpus": "1, or those of a server; empty if nothing that is sold or rented holds it",
+    "minimum_gpu_bytes": "memory of each",
+    "safer_gpus": "the same for the safer sum",
+    "safer_gpu_bytes": "memory of each",
+    "ram_bytes": "of host memory",
+    "ram_size_bytes": "the smallest usual memory that holds that and a system",
+}
+TABLES_TEXT = """
+Published tables say "minimum 20 GB, safer 24 GB" and do not say of what. Here both are computed,
+from the same bytes that `snugfit memory` and `snugfit plan` count, and rounded up to memories
+that can be bought.
+
+| | minimum | safer |
+|---|---|---|
+| weights, KV cache, states | exact | the same |
+| compute buffer | as estimated | at the upper end of its band |
+| driver's context, libraries | 330 MiB; without a desktop 140 to 370 were measured | the same |
+| desktop and other programs | none | 3.53 GiB, or `--desktop SIZE` |
+| kept by the driver | 512 MiB of every card | the same |
+| requests at a time | one | one |
+
+**The desktop.** Of three cards with one it held 0.5 GiB (RTX 3060), 1.8 GiB (RTX 5090) and 3.5
+GiB (RTX 4090); the table takes the most. What yours holds is what `nvidia-smi` shows as used
+before a model is loaded: give that as `--desktop`, or `--desktop 0B` if screens hang on another
+GPU.
+
+**The driver.** Of an RTX 4090's 24564 MiB llama.cpp is offered 24077. `--machine "RTX 3090"`
+takes off the same 512 MiB, so that `plan` and these tables agree. Cards with error correction
+(T4, A10, L4, L40S) show up to 2 GiB less than they are sold with: compare the exact number with
+what `snugfit machine` shows.
+
+**Memories.** In GiB, of GPUs and then of servers that clouds rent: {sizes}.
+A model that no single GPU holds is split by layers over a server's GPUs, each with its own
+buffers.
+
+**Mixture of experts.** The second table leaves all experts in RAM (`-ncmoe`, all layers). Between
+the two lie as many ways as there are layers: `snugfit plan` finds the one for a machine.
+
+Markdown, CSV, HTML and JSON hold the same numbers: `-o FILE` by its ending, or `--format`. The
+HTML is one file that loads nothing. JSON has the fields of the CSV, nested by file and context.
+
+| field of the CSV | holds |
+|---|---|
+"""
+TABLES_EXAMPLE = ("qwen3.6-35b-a3b", ("Q8_0", "Q6_K", "Q4_K_M", "IQ3_M", "IQ2_M"))
+
+
+def tables_reference() -> str:
+    assert tuple(TABLE_FIELDS) == CSV_COLUMNS
+    name, mixes = TABLES_EXAMPLE
+    headers = open_headers(name)
+    tables = tables_of(name, {"": headers.model.spec()}, mixes=mixes, note=headers.note)
+    return "".join(
+        (
+            NOTICE + "# Minimum and safer memory\n",
+            TABLES_TEXT.format(sizes=", ".join(cards.label for cards in cards_sold())),
+            *(f"| `{name}` | {text} |\n" for name, text in TABLE_FIELDS.items()),
+            f"\n`snugfit tables {name} --like {','.join(mixes)} --format markdown` writes:",
+            "\n\n---\n\n",
+            markdown(tables),
+        )
+    )
+
+
 PAGES = {
     "cli.md": command_reference,
     "machines.md": machine_reference,
     "models.md": model_reference,
     "quant-types.md": type_reference,
+    "tables.md": tables_reference,
 }
 
 

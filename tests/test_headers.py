@@ -190,6 +190,16 @@ def test_plan_takes_every_file_of_a_repository_as_a_candidate(
     assert "Name one" in capsys.readouterr().err
 
 
+def test_tables_have_a_row_for_every_file(hub: FakeHub, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tables", GGUF, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["model"] == GGUF
+    specs = {pick: found.spec() for pick, found in open_headers(GGUF).models.items()}
+    assert {row["quantization"]: row["file_bytes"] for row in document["rows"]} == {
+        pick: spec.file_bytes for pick, spec in specs.items()
+    }
+
+
 def test_second_quantization_costs_a_fraction_of_the_first(hub: FakeHub) -> None:
     """Its tokenizer is passed over: the first one told how long it is."""
     for number in range(8):

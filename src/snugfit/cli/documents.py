@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from snugfit.formats.hub_files import Listing
     from snugfit.planning.explain import Line
     from snugfit.planning.search import Found
+    from snugfit.tables import Tables
 
 
 def of_machine(machine: Machine) -> dict[str, Any]:
@@ -146,3 +147,9 @@ def of_way(plan: Plan) -> dict[str, Any]:
 
 def of_speed(speed: Speed | None) -> dict[str, Any] | None:
     return dataclasses.asdict(speed) if speed else None
+
+
+def of_tables(tables: Tables) -> dict[str, Any]:
+    from snugfit.tables import definitions
+
+    return dataclasses.asdict(tables) | {"definitions": definitions(tables)}

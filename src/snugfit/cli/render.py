@@ -171,7 +171,12 @@ def waiting(label: str) -> Iterator[None]:
 
 def scaled(value: float) -> str:
     """Write a count with three digits: 8.14 million, 117 billion, 45.1 thousand, 7.25."""
-    for limit, prefix in ((1e9, " billion"), (1e6, " million"), (1e3, " thousand")):
+    for limit, prefix in (
+        (1e12, " trillion"),
+        (1e9, " billion"),
+        (1e6, " million"),
+        (1e3, " thousand"),
+    ):
         if value >= limit:
             return f"{value / limit:.3g}{prefix}"
     return f"{value:.3g}"

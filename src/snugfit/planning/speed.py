@@ -161,7 +161,8 @@ def _borrowed(footprint: Footprint) -> dict[int, int]:
 
 def hit_rate(part: Numbers, exponent: float) -> Numbers:
     """Return the part of reads that a cache with `part` of the experts, 0 to 1, answers."""
-    return part**exponent
+    rate: Numbers = part**exponent
+    return rate
 
 
 def missed_seconds(
