@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from snugfit.cli import documents, memory, render
+from snugfit.cli import commands, documents, memory, render
 from snugfit.cli.inspect import say_where_from, warn_of_unknown
 from snugfit.cli.options import (
     Bpw,
+    CommandsFolder,
     CpuExperts,
     Ctx,
     FlashAttention,
@@ -15,10 +16,12 @@ from snugfit.cli.options import (
     Kv,
     Like,
     MachineName,
+    Nodes,
     Offline,
     Ram,
     Size,
     Slots,
+    Target,
     Ubatch,
     Vram,
     goal_from,
@@ -45,6 +48,9 @@ def plan_command(
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
+    nodes: Nodes = "",
+    target: Target = "",
+    folder: CommandsFolder = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -56,25 +62,34 @@ def plan_command(
     from snugfit.sizing import choose
 
     headers = open_headers(model, is_offline=offline)
-    machine = machine_from(vram, ram, machine_name)
+    site = commands.site_of(machine_from(vram, ram, machine_name), nodes)
     specs = {pick: found.spec() for pick, found in headers.models.items()}
     spec = next(iter(specs.values()))
     size_bytes = size_limit(size, bpw, spec.parameters)
     goal = goal_from(
         ctx, size_bytes, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
     )
-    others, chosen = choose(specs, machine, goal)
+    others, chosen = choose(specs, site.whole, site.goal(goal))
+    chosen, named = site.spread(chosen, spec.layers), headers.weights or model
+    made = commands.commands_of(chosen, specs, headers, named, site, target)
+    if folder is not None:
+        commands.write_files(made, folder)
     if json:
         document = documents.of_plan(chosen) | {"headers": headers.note}
         document["candidates"] = [documents.of_candidate(plan) for plan in others]
+        document["commands"] = commands.documents_of(made)
         render.print_json(document)
         return
     say_where_from(chosen.model, headers.note)
     warn_of_unknown(spec)
     show(chosen)
     show_candidates(others, chosen)
+    commands.show(made, folder)
     limit = (f" --size {size}" if size else "") + machine_options(machine_name, vram, ram)
-    weights = headers.weights or model
+    if site.nodes:
+        commands.show_next(chosen, named)
+        return
+    weights = named
     if len(specs) > 1:
         weights += f":{chosen.mix}"
     if spec.is_quantized or len(specs) > 1:
