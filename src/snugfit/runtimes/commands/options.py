@@ -118,7 +118,6 @@ KTRANSFORMERS = {
     "ctx": "--context-length",
     "slots": "--max-running-requests",
     "share": "--mem-fraction-static",
-    "tensor_parallel": "--tp-size",
     "method": "--kt-method",
     "experts": "--kt-weight-path",
     "threads": "--kt-cpuinfer",

@@ -85,11 +85,11 @@ def cache_bytes(
     spec: ModelSpec, tokens: int, slots: int, number_bytes: int, tensor_parallel: int
 ) -> int:
     """Return the cache of one GPU of a group: keys and values are split by heads, no finer."""
-    widths: dict[int, int] = defaultdict(int)
+    widths: dict[int, float] = defaultdict(float)
     for cache in spec.caches:
-        widths[cache.layer] += cache.key_width + cache.value_width
+        widths[cache.layer] += (cache.key_width + cache.value_width) / cache.tokens_per_cell
     heads = max((cache.heads for cache in spec.caches), default=1)
-    pages = len(widths) * max(widths.values(), default=0) * number_bytes * tokens
+    pages = math.ceil(len(widths) * max(widths.values(), default=0) * number_bytes * tokens)
     states = sum(state.numbers for state in spec.states) * STATE_BYTES * slots
     return pages // min(tensor_parallel, heads) + states // tensor_parallel
 
