@@ -188,26 +188,27 @@ SERVED_SETTINGS = {
     "offload": "weights in RAM",
     "gpu_experts": "experts on the GPU",
 }
+ASSUMED = format_size(served.OVERHEAD_BYTES)
 ABOUT_PROGRAMS = f"""
-llama.cpp, Ollama and LM Studio run the chosen GGUF file in the chosen places. Every place is given,
-so their own placement is switched off: the two are never mixed. The server's caches of past prompts,
-which no plan counts, are limited to the RAM that is left.
+llama.cpp, Ollama and LM Studio run the chosen GGUF file in the chosen places. Every place is
+given, so their own placement is switched off: the two are never mixed. The server's caches of past
+prompts, which no plan counts, are limited to the RAM that is left.
 
 vLLM, SGLang and KTransformers serve the model as published, so a plan gives them its context and
 slots, and each answers with its own memory or says what is missing. Each GPU holds its share of
-weights and cache, and {format_size(served.OVERHEAD_BYTES)} are assumed for the rest. vLLM's pages have one size: every layer
-counts as wide as the widest, windows or not, which is 73,728 bytes a token for gpt-oss-120b, where
-llama.cpp needs half of that. 16-bit weights that do not fit are cut to FP8 as they are loaded. MLX
-gets the largest of its own types within the plan's bits a weight.
+weights and cache, and {ASSUMED} are assumed for the rest. vLLM's pages have one size: every
+layer counts as wide as the widest, windows or not, which is 73,728 bytes a token for gpt-oss-120b,
+where llama.cpp needs half of that. 16-bit weights that do not fit are cut to FP8 as they are
+loaded. MLX gets the largest of its own types within the plan's bits a weight.
 
 # Several machines
 
 `--nodes 'a=24GiB; 10.0.0.2:50053=2x RTX 3090'` plans over the GPUs of other machines before this
-one's: the order in which llama.cpp lists them. Each node is `host[:port]=` and sizes, or a name from
-[machines.md](machines.md); one without a GPU gives the RAM it lends. The plan writes out the layers
-of each GPU. Experts stay with their layers. What the network costs is said as a bound, round trips
-and hidden states, beside what has been reported; it adds room, not speed. Ray and vLLM need as many
-GPUs on every machine, and share the layers evenly.
+one's: the order in which llama.cpp lists them. Each node is `host[:port]=` and sizes, or a name
+from [machines.md](machines.md); one without a GPU gives the RAM it lends. The plan writes out the
+layers of each GPU. Experts stay with their layers. What the network costs is said as a bound, round
+trips and hidden states, beside what has been reported; it adds room, not speed. Ray and vLLM need
+as many GPUs on every machine, and share the layers evenly.
 """
 
 
