@@ -88,7 +88,9 @@ def configuration_of(answer: dict[str, Any]) -> Configuration:
         ubatch=answer["n_ubatch"],
         flash_attention=int(answer["flash_attn_type"]) == 1,
         gpu_layers=answer["n_gpu_layers"],
-        cpu_expert_layers=len(re.findall(r"blk\\\.\d+\\\.", answer["tensor_buft_overrides"])),
+        cpu_expert_layers=len(
+            re.findall(r"blk\\\.\d+\\\.[^=,]*exps", answer["tensor_buft_overrides"])
+        ),
         kv_unified=answer["kv_unified"],
         value_type="" if values == keys else values,
         swa_full=answer["swa_full"],

@@ -70,9 +70,13 @@ def _notes(request: Request) -> list[str]:
         places.append(_place(node.host, uses[first : first + len(node.gpus)], split, first))
         first += len(node.gpus)
     local = uses[first:-1]
-    places.append(_place("here", local, split, first) if local else "here: no GPU")
+    if local:
+        places.append(_place("here", local, split, first))
+    in_ram = max(0, request.spec.layers + 1 - request.configuration.gpu_layers)
+    layers = f"{in_ram} layers, " if in_ram else ""
+    places.append(f"RAM here: {layers}{format_size(uses[-1].total_bytes)}")
     return [
-        f"{'; '.join(places)}; RAM here: {format_size(uses[-1].total_bytes)}.",
+        f"{'; '.join(places)}. The output counts as a layer.",
         *_hops(request, has_local_gpu=bool(local)),
         f"The first start sends {sent} of weights to the others; {RPC_SERVER['cache']} keeps them "
         "there for the next.",
