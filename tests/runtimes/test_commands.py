@@ -19,11 +19,12 @@ from snugfit.core import Configuration, Device, Machine
 from snugfit.errors import UnsupportedError, UsageError
 from snugfit.hardware.detect import machine_of
 from snugfit.hardware.nodes import over_nodes, parse_nodes
+from snugfit.planning.memory import predict
 from snugfit.runtimes.commands import options, served
 from snugfit.runtimes.commands.base import EXPORTERS, Commands, Weights, commands_for, targets_of
 from snugfit.runtimes.commands.lm_studio import gpu_share
 from snugfit.runtimes.commands.shell import command
-from snugfit.units import GIB
+from snugfit.units import GIB, MIB
 
 DATA = Path(__file__).parents[1] / "data"
 FLAGS: dict[str, Any] = json.loads((DATA / "flags.json").read_text())
@@ -326,6 +327,21 @@ def test_rpc_names_servers_in_the_order_of_the_split() -> None:
     assert option_of(line, "--fit") == "off"
     assert "a: 16 layers" in made.notes[0]
     assert "2 times there and back" in made.notes[1]
+
+
+@pytest.mark.parametrize("row", json.loads((DATA / "rpc_splits.json").read_text()), ids=str)
+def test_llama_cpp_places_a_split_over_rpc_servers_as_predicted(row: dict[str, Any]) -> None:
+    """Weights and cache of every server and of the host, to the MiB that llama.cpp printed."""
+    spec, split = spec_from_header(row["model"]), row["split"]
+    nodes = parse_nodes("; ".join(f"n{number}={n}000GiB" for number, n in enumerate(split)))
+    whole = over_nodes(machine_of([], 9999 * GIB), nodes)
+    use = predict(spec, Configuration(4096, gpu_layers=sum(split)), whole)
+    context = [one.kv_cache_bytes + one.recurrent_state_bytes for one in use.devices]
+    for one, kept, weights, mib in zip(
+        use.devices, context, row["weights_mib"], row["context_mib"], strict=True
+    ):
+        assert 0 <= one.weights_bytes / MIB - weights < 2  # two buffers, each rounded down
+        assert 0 <= kept / MIB - mib < 2
 
 
 def test_rpc_keeps_experts_with_their_layers() -> None:
