@@ -20,8 +20,10 @@ from snugfit.headers import open_headers
 from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
 from snugfit.quants.recipes import FALLBACKS, RECIPES
 from snugfit.quants.types import TYPES
+from snugfit.runtimes.commands import options, served
+from snugfit.runtimes.commands.base import EXPORTERS
 from snugfit.tables import cards_sold, tables_of
-from snugfit.units import GIB
+from snugfit.units import GIB, format_size
 
 HERE = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py; change the program, then run: make docs -->\n\n"
@@ -239,10 +241,94 @@ def tables_reference() -> str:
     )
 
 
+# What a plan sets -> how people call it, for the options that a program may have.
+SETTINGS = {
+    "ctx": "context",
+    "slots": "requests at a time",
+    "kv_unified": "one cache for all of them",
+    "kv_type": "cache of keys",
+    "value_type": "cache of values",
+    "flash_attention": "flash attention",
+    "ubatch": "tokens of one pass",
+    "gpu_layers": "layers on GPUs",
+    "cpu_expert_layers": "layers whose experts are in RAM",
+    "expert_cache": "copies of experts on the GPU",
+    "gpu_split": "layers of each GPU",
+    "swa_full": "windows of full length",
+    "prompt_cache": "past prompts kept in RAM",
+    "checkpoints": "snapshots of windows and states",
+    "fit": "placement by the program itself",
+}
+SERVED_SETTINGS = {
+    "ctx": "context of one request",
+    "slots": "requests at a time",
+    "kv_type": "cache",
+    "quantization": "weights as FP8",
+    "tensor_parallel": "GPUs that share a matrix",
+    "pipeline_parallel": "machines that share the layers",
+    "share": "part of a GPU's memory",
+    "offload": "weights in RAM",
+    "gpu_experts": "experts on the GPU",
+}
+ASSUMED = format_size(served.OVERHEAD_BYTES)
+ABOUT_PROGRAMS = f"""
+llama.cpp, Ollama and LM Studio run the chosen GGUF file in the chosen places. Every place is
+given, so their own placement is switched off: the two are never mixed. The server's caches of past
+prompts, which no plan counts, are limited to the RAM that is left.
+
+vLLM, SGLang and KTransformers serve the model as published, so a plan gives them its context and
+slots, and each answers with its own memory or says what is missing. Each GPU holds its share of
+weights and cache, and {ASSUMED} are assumed for the rest. vLLM's pages have one size: every
+layer counts as wide as the widest, windows or not, which is 73,728 bytes a token for gpt-oss-120b,
+where llama.cpp needs half of that. 16-bit weights that do not fit are cut to FP8 as they are
+loaded. MLX gets the largest of its own types within the plan's bits a weight.
+
+# Several machines
+
+`--nodes 'a=24GiB; 10.0.0.2:50053=2x RTX 3090'` plans over the GPUs of other machines before this
+one's: the order in which llama.cpp lists them. Each node is `host[:port]=` and sizes, or a name
+from [machines.md](machines.md); one without a GPU gives the RAM it lends. The plan writes out the
+layers of each GPU. Experts stay with their layers. What the network costs is said as a bound, round
+trips and hidden states, beside what has been reported; it adds room, not speed. Ray and vLLM need
+as many GPUs on every machine, and share the layers evenly.
+"""
+
+
+def program_reference() -> str:
+    lines = [
+        NOTICE + "# Commands for other programs\n",
+        "`snugfit plan MODEL --for PROGRAM[,PROGRAM..]` prints what to run, ready to be copied;",
+        "`-o DIR` writes the files, `--json` has all of it under `commands`.\n",
+        "| `--for` | loads | machines |",
+        "|---|---|---|",
+    ]
+    for name, one in EXPORTERS.items():
+        loads = "a GGUF file" if one.loads == "gguf" else "the model as published"
+        lines.append(f"| `{name}` | {loads} | {'several' if one.over_nodes else 'one'} |")
+    versions = ", ".join(f"{name} {version}" for name, version in options.CHECKED.items())
+    lines.append(f"\nOptions are those of {versions}. What a plan sets, and where:\n")
+    lines += ["| | llama.cpp | Ollama | LM Studio |", "|---|---|---|---|"]
+    for name, told in SETTINGS.items():
+        ours = options.LLAMA_CPP[name]
+        flag = f"`{ours.flag}`" + (f" `{ours.off}`" if ours.off else "")
+        ollama = options.OLLAMA_PARAMETERS | options.OLLAMA_ENVIRONMENT
+        studio = options.LM_STUDIO_KEYS.get(name)
+        shown = f"`{studio}`" if studio else ""
+        lines.append(f"| {told} | {flag} | `{ollama.get(name, ours.env)}` | {shown} |")
+    tables = {"vLLM, Ray": options.VLLM, "SGLang": options.SGLANG}
+    tables["KTransformers"] = options.KTRANSFORMERS
+    lines += ["", f"| | {' | '.join(tables)} |", "|---" * (1 + len(tables)) + "|"]
+    for name, told in SERVED_SETTINGS.items():
+        cells = [f"`{table[name]}`" if name in table else "" for table in tables.values()]
+        lines.append(f"| {told} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n" + ABOUT_PROGRAMS
+
+
 PAGES = {
     "cli.md": command_reference,
     "machines.md": machine_reference,
     "models.md": model_reference,
+    "programs.md": program_reference,
     "quant-types.md": type_reference,
     "tables.md": tables_reference,
 }

@@ -184,6 +184,19 @@ def test_plan_takes_every_file_of_a_repository_as_a_candidate(
     assert plan["file_bytes"] == sizes["tiny-Q8_0.gguf"]
     assert main(["plan", GGUF, *room]) == 0
     assert f"snugfit run {GGUF}:Q8_0" in capsys.readouterr().out
+    assert main(["plan", GGUF, *room, "--for", "all", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["commands"]
+    assert f" --hf-repo {GGUF}:Q8_0 " in made["llama.cpp"]["lines"][0]
+    assert f"FROM hf.co/{GGUF}:Q8_0\n" in made["ollama"]["files"]["Modelfile"]
+    assert made["lm-studio"]["lines"][0] == f"lms get {GGUF}@Q8_0"
+    assert f" {GGUF}/tiny-Q8_0.gguf " in made["lm-studio"]["lines"][-1]
+    assert main(["plan", f"{GGUF}:tiny-Q4_0.gguf", *room, "--for", "llama.cpp", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["commands"]
+    assert f" --hf-repo {GGUF} --hf-file tiny-Q4_0.gguf " in made["llama.cpp"]["lines"][0]
+    assert main(["plan", FOLDER, "--ram", "1GiB", "--for", "ollama,vllm", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)["commands"]
+    assert "/tiny-" in made["ollama"]["files"]["Modelfile"]
+    assert "needs a GPU" in made["vllm"]["refusal"]
     assert main(["plan", GGUF, "--ram", "700MiB", "--like", "q4_0", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["mix"] == "Q4_0"
     assert main(["memory", GGUF]) == 1

@@ -150,6 +150,27 @@ CpuExperts = Annotated[
         help="First layers whose experts stay in RAM; -1 chooses.",
     ),
 ]
+Target = Annotated[
+    str,
+    typer.Option(
+        "--for",
+        metavar="PROGRAM[,..]",
+        help="Also print the commands for llama.cpp, ollama, lm-studio, vllm, sglang, "
+        "ktransformers or mlx; with --nodes for rpc or ray; or for all.",
+    ),
+]
+Nodes = Annotated[
+    str,
+    typer.Option(
+        "--nodes",
+        metavar="HOST=SIZE[,SIZE..];..",
+        help="Other machines that lend their GPUs, as 'a=24GiB; 10.0.0.2:50052=2x RTX 3090'.",
+    ),
+]
+CommandsFolder = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", metavar="DIR", help="Write the files of --for to a folder."),
+]
 Best = Annotated[
     bool,
     typer.Option("--best", help="Ten times slower, with a better choice of scales."),

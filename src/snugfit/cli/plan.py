@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from snugfit.cli import documents, memory, render
+from typing import TYPE_CHECKING
+
+from snugfit.cli import commands, documents, memory, render
 from snugfit.cli.inspect import say_where_from, warn_of_unknown
 from snugfit.cli.options import (
     Bpw,
+    CommandsFolder,
     CpuExperts,
     Ctx,
     Explain,
@@ -19,6 +22,7 @@ from snugfit.cli.options import (
     Like,
     MachineName,
     MinSpeed,
+    Nodes,
     Objective,
     Offline,
     Ram,
@@ -26,6 +30,7 @@ from snugfit.cli.options import (
     Size,
     Slots,
     SwaFull,
+    Target,
     UbatchOrAny,
     Vram,
     goal_from,
@@ -34,9 +39,11 @@ from snugfit.cli.options import (
     size_limit,
 )
 from snugfit.core import Plan, Speed
-from snugfit.planning.explain import Line, explanation
-from snugfit.planning.search import Found, search
 from snugfit.units import format_size
+
+if TYPE_CHECKING:
+    from snugfit.planning.explain import Line
+    from snugfit.planning.search import Found
 
 
 def plan_command(
@@ -61,6 +68,9 @@ def plan_command(
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
+    nodes: Nodes = "",
+    target: Target = "",
+    folder: CommandsFolder = None,
     offline: Offline = False,
     json: Json = False,
 ) -> None:
@@ -69,9 +79,11 @@ def plan_command(
     Example:  snugfit plan demo-moe --size 6MiB --ctx 1024
     """
     from snugfit.headers import open_headers
+    from snugfit.planning.explain import explanation
+    from snugfit.planning.search import search
 
     headers = open_headers(model, is_offline=offline)
-    machine = machine_from(vram, ram, machine_name)
+    site = commands.site_of(machine_from(vram, ram, machine_name), nodes)
     specs = {pick: found.spec() for pick, found in headers.models.items()}
     spec = next(iter(specs.values()))
     goal = goal_from(
@@ -84,10 +96,15 @@ def plan_command(
         objective=objective,
         min_speed=min_speed,
     )
-    found = search(specs, machine, goal)
-    explained = explanation(found, machine, goal) if explain else ()
+    found = search(specs, site.whole, site.goal(goal))
+    found, named = site.spread(found), headers.weights or model
+    explained = explanation(found, site.whole, goal) if explain else ()
+    made = commands.commands_of(found.chosen, specs, headers, named, site, target)
+    if folder is not None:
+        commands.write_files(made, folder)
     if json:
-        render.print_json(documents.of_search(found, explained) | {"headers": headers.note})
+        document = documents.of_search(found, explained) | {"headers": headers.note}
+        render.print_json(document | {"commands": commands.documents_of(made)})
         return
     say_where_from(found.chosen.model, headers.note)
     warn_of_unknown(spec)
@@ -95,8 +112,12 @@ def plan_command(
     show_explanation(explained)
     show_frontier(found)
     show_ways(found)
+    commands.show(made, folder)
     limit = (f" --size {size}" if size else "") + machine_options(machine_name, vram, ram)
-    weights = headers.weights or model
+    if site.nodes:
+        commands.show_next(found.chosen, named)
+        return
+    weights = named
     if len(specs) > 1:
         weights += f":{found.chosen.mix}"
     if spec.is_quantized or len(specs) > 1:
