@@ -13,8 +13,9 @@ from snugfit.errors import UnsupportedError, UsageError
 from snugfit.hardware.detect import machine_of
 from snugfit.hardware.named import DRIVER_BYTES, machine_named
 from snugfit.headers import open_headers
+from snugfit.planning.axes import Goal
+from snugfit.planning.cuts import cuts_of
 from snugfit.planning.memory import predict, use_of
-from snugfit.planning.search import Goal, cuts_of
 from snugfit.tables import (
     DESKTOP_BYTES,
     RAM_SIZES,

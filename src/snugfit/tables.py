@@ -18,8 +18,8 @@ from snugfit.formats.hub_files import MIX
 from snugfit.hardware import profiles
 from snugfit.hardware.named import DRIVER_BYTES, SYSTEM_BYTES
 from snugfit.planning.axes import Goal
+from snugfit.planning.cuts import AS_IT_IS, Cut, cuts_of
 from snugfit.planning.memory import GPU_OVERHEAD_BYTES, Footprint, use_of
-from snugfit.planning.search import AS_IT_IS, Cut, cuts_of
 from snugfit.units import GIB, MIB, format_size
 
 USUAL_CONTEXTS = (8192, 32768, 131072)

@@ -12,18 +12,11 @@ from snugfit.core import LayerCache
 from snugfit.errors import BudgetError, UnsupportedError, UsageError
 from snugfit.hardware.detect import machine_of
 from snugfit.planning.axes import Goal
+from snugfit.planning.cuts import AS_IT_IS, CHOICES, largest_mix
 from snugfit.planning.memory import has_all_layers_on_gpus, predict, use_of
 from snugfit.planning.pace import paces_of
 from snugfit.planning.reasons import rounded_up
-from snugfit.planning.search import (
-    AS_IT_IS,
-    CHOICES,
-    candidates,
-    choose,
-    largest_mix,
-    search,
-    spaces_of,
-)
+from snugfit.planning.search import candidates, choose, search, spaces_of
 from snugfit.planning.speed import speed_of
 from snugfit.planning.value import OBJECTIVES, exchange_rate
 from snugfit.quants.types import TYPES

@@ -80,16 +80,17 @@ def made_by(target: str, weights: Weights, machine: Machine | None = None) -> Co
     here = machine or machine_of([80 * GIB], 128 * GIB)
     here = MAC if target == "mlx" else here
     nodes = NODES if EXPORTERS[target].over_nodes else ()
-    configuration = Configuration(
-        8192, "F16", gpu_layers=49, gpu_split=(16, 16, 17) if nodes else ()
-    )
+    whole = over_nodes(here, nodes)
+    gpus, layers = len(whole.gpus), 49
+    split = tuple(layers * (n + 1) // gpus - layers * n // gpus for n in range(gpus))
+    configuration = Configuration(8192, "F16", gpu_layers=layers, gpu_split=split if nodes else ())
     request = request_of(
         configuration,
         here,
         weights=weights,
         is_original=bool(weights.original),
         nodes=nodes,
-        whole=over_nodes(here, nodes),
+        whole=whole,
     )
     return commands_for([target], request)[0]
 

@@ -86,10 +86,10 @@ def commands_of(
 
     Raises UsageError for a program that is not known, UnsupportedError for a hostile file name.
     """
-    from snugfit.runtimes.commands.base import Request, commands_for, targets_of
-
     if not targets and not site.nodes:
         return []
+    from snugfit.runtimes.commands.base import Request, commands_for, targets_of
+
     names = targets_of(targets or "all", has_nodes=bool(site.nodes))
     spec = specs[plan.mix] if plan.mix in specs else next(iter(specs.values()))
     weights = weights_of(plan, spec, headers, named)
@@ -99,7 +99,7 @@ def commands_of(
 def weights_of(plan: Plan, spec: ModelSpec, headers: Headers, named: str) -> Weights:
     """Return what names the chosen file, and the original that other engines serve."""
     from snugfit.headers import FROM_DOWNLOAD
-    from snugfit.planning.search import AS_IT_IS
+    from snugfit.planning.cuts import AS_IT_IS
     from snugfit.runtimes.commands.base import Weights
 
     picked = headers.models.get(plan.mix) or next(iter(headers.models.values()))

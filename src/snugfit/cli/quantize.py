@@ -54,7 +54,7 @@ def quantize_command(
     """
     from snugfit.formats.imatrix import read_imatrix
     from snugfit.models import open_model
-    from snugfit.planning.search import largest_mix
+    from snugfit.planning.cuts import largest_mix
     from snugfit.quantize import quantize, types_of_mix
     from snugfit.quants.recipes import recipe_named
 

@@ -72,7 +72,8 @@ def run_command(
     Example:  snugfit run demo-moe "import os" --temperature 0
     """
     from snugfit.models import open_model
-    from snugfit.planning.search import AS_IT_IS, choose
+    from snugfit.planning.cuts import AS_IT_IS
+    from snugfit.planning.search import choose
     from snugfit.runtimes.base import create_runtime
 
     if json and not prompt:

@@ -142,7 +142,9 @@ def typical_pace(device: Device, typical: Typical | None = None) -> Pace:
 
 def _operations(device: Device) -> float:
     """Return the 32-bit operations a second that the maker specifies of a GPU, or 0."""
-    profile = profiles.lookup(device.name, device.total_bytes) if device.kind == "gpu" else None
+    if device.kind != "gpu" or not device.read_bytes_per_s:
+        return 0.0  # nobody knows which it is
+    profile = profiles.lookup(device.name, device.total_bytes)
     return profile.operations_per_s if profile else 0.0
 
 

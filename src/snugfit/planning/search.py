@@ -16,32 +16,16 @@ from snugfit.core import Configuration, Machine, ModelSpec, Plan
 from snugfit.errors import BudgetError, UnsupportedError
 from snugfit.planning import grid, value
 from snugfit.planning.axes import Goal, Placement, placements, settings
+from snugfit.planning.cuts import AS_IT_IS, Cut, cuts_of
 from snugfit.planning.grid import Flags, Grid, Numbers
-from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tensor_sizes, use_of
+from snugfit.planning.memory import use_of
 from snugfit.planning.pace import paces_of
 from snugfit.planning.reasons import budget_error, reasons_for
-from snugfit.planning.speed import Reads, reads_of, speed_of
-from snugfit.quants.recipes import RECIPES, assign_types, recipe_named
+from snugfit.planning.speed import speed_of
+from snugfit.quants.recipes import RECIPES
 
-AS_IT_IS = "as it is"
-CHOICES = tuple(mix for mix, recipe in RECIPES.items() if not recipe.by_name_only)
 # A table of the frontier for people: rows closer than this in speed and in quality are one.
 LEAST_STEP, MOST_ROWS = 0.02, 12
-
-
-@dataclass(frozen=True)
-class Cut:
-    """A mix of a model: its types, and what they make of its bytes."""
-
-    mix: str
-    tensor_types: dict[str, str]
-    footprint: Footprint
-    bits_per_weight: float
-    reads: Reads
-
-    @property
-    def file_bytes(self) -> int:
-        return self.footprint.weights.file_bytes
 
 
 @dataclass(frozen=True)
@@ -274,76 +258,21 @@ def _unbeaten(points: Numbers) -> list[int]:
 
     The step by which another may fall short and still reach it grows until few rows are left.
     """
-    step, kept = LEAST_STEP, list(range(len(points)))
+    reached = np.asarray((points[:, None] <= points[None]).all(-1))  # [which, by which]
+    equal = reached & reached.T
+    beaten = np.asarray((reached & ~equal).any(-1) | np.triu(equal, 1).any(0))
     order = np.argsort(-points.prod(-1), kind="stable")
+    order, step = order[~beaten[order]].tolist(), LEAST_STEP
     while True:
-        kept = []
+        kept: list[int] = []
         for at in order:
-            reached = (points[kept] * [1 + step, 1 + step, 1] >= points[at]).all(-1)
-            if not reached.any():
-                kept.append(int(at))
+            near = points[kept] * [1 + step, 1 + step, 1] >= points[at]
+            if not near.all(-1).any():
+                kept.append(at)
         if len(kept) <= MOST_ROWS:
             return kept
-        step *= 1.5
-
-
-def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
-    """Return what the model can be cut to: the mix that is asked for, or all that make sense."""
-    original = footprint_of(spec)
-    if spec.is_quantized or goal.mix == AS_IT_IS:
-        if goal.mix not in (None, AS_IT_IS):
-            raise UnsupportedError(
-                f"{spec.name}: is quantized already and is not cut again. "
-                "Name the original model (BF16, F16 or F32) to cut it."
-            )
-        types = {tensor.name: tensor.type_name for tensor in spec.tensors}
-        sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
-        reads = reads_of(spec, types, sizes)
-        return [Cut(AS_IT_IS, types, original, spec.bits_per_weight, reads)]
-    if goal.mix is not None:
-        recipe_named(goal.mix)
-        return [_cut(spec, original, goal.mix.upper())]
-    cuts = (_cut(spec, original, mix) for mix in CHOICES)
-    return [cut for cut in cuts if _is_worth_having(cut, spec)]
-
-
-def _is_worth_having(cut: Cut, spec: ModelSpec) -> bool:
-    """A cut is smaller than the original, or keeps its own precision."""
-    if cut.bits_per_weight < spec.bits_per_weight:
-        return True
-    types = {tensor.name: tensor.type_name for tensor in spec.tensors}
-    return cut.tensor_types == types
+        order, step = kept, 1.5 * step
 
 
 def _is_last_resort(mix: str) -> bool:
     return mix in RECIPES and RECIPES[mix].last_resort
-
-
-def largest_mix(spec: ModelSpec, size_bytes: int, *, has_importance: bool = True) -> str:
-    """Return the mix of most bits whose file has at most `size_bytes`. Raises BudgetError.
-
-    Without importance, mixes that need it are left out.
-    """
-    original = footprint_of(spec)
-    mixes = [mix for mix in CHOICES if has_importance or not RECIPES[mix].needs_importance]
-    cuts = [_cut(spec, original, mix) for mix in mixes]
-    allowed = [cut for cut in cuts if cut.file_bytes <= size_bytes]
-    if not allowed:
-        smallest = min((cut.file_bytes, cut.mix) for cut in cuts)
-        raise budget_error(spec.name, [], smallest, size_bytes)
-    return max(allowed, key=lambda cut: cut.bits_per_weight).mix
-
-
-def _cut(spec: ModelSpec, original: Footprint, mix: str) -> Cut:
-    shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
-    types = assign_types(
-        mix,
-        shapes,
-        layers=spec.layers,
-        experts=spec.experts,
-        shared_heads=spec.shared_heads,
-    )
-    sizes = tensor_sizes(spec.tensors, types)
-    bits_per_weight = 8 * sum(sizes.values()) / spec.parameters
-    footprint = cut_footprint(original, spec, sizes)
-    return Cut(mix, types, footprint, bits_per_weight, reads_of(spec, types, sizes))

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from snugfit.archs.cache import cells_of, group_bytes, state_bytes, tokens_of_pass
-from snugfit.core import Band, Configuration, Device, ModelSpec, Speed, SpeedPart
+from snugfit.core import Band, Configuration, Device, ModelSpec, Speed, SpeedPart, TensorInfo
 from snugfit.planning.memory import (
     IN_RAM,
     STREAMED_FROM_TOKENS,
@@ -60,43 +60,66 @@ class Reads:
 def reads_of(spec: ModelSpec, types: Mapping[str, str], sizes: Mapping[str, int]) -> Reads:
     """Return what a token reads of `spec` cut to `types`, whose tensors have `sizes` in bytes."""
     count = spec.layers + 1
+    dense, experts = [0] * count, [0] * count
+    attention, tensors, scans = [0] * count, [0] * count, [False] * count
+    for tensor, layer, is_experts in _read_tensors(spec):
+        name, operations = tensor.name, 2 * tensor.parameters
+        if is_experts:
+            experts[layer] += operations * spec.experts_used // max(spec.experts, 1)
+            continue
+        dense[layer] += operations
+        tensors[layer] += not name.endswith(".bias")
+        scans[layer] |= ".ssm_" in name
+        if name.endswith(".attn_output.weight"):
+            attention[layer] = 4 * tensor.columns
+    whole = Reads(
+        dense=(),
+        experts=(),
+        all_experts=(),
+        dense_operations=tuple(dense),
+        expert_operations=tuple(experts),
+        attention_operations=tuple(attention),
+        tensors=tuple(tensors),
+        scans=tuple(scans),
+    )
+    return cut_reads(whole, spec, types, sizes)
+
+
+def cut_reads(
+    original: Reads, spec: ModelSpec, types: Mapping[str, str], sizes: Mapping[str, int]
+) -> Reads:
+    """Return what a token reads of another cut of `spec`, whose operations are the same."""
+    count = spec.layers + 1
     dense: list[dict[str, int]] = [{} for _ in range(count)]
     experts: list[dict[str, int]] = [{} for _ in range(count)]
-    all_experts, dense_operations, expert_operations = [0] * count, [0] * count, [0] * count
-    attention, tensors, scans = [0] * count, [0] * count, [False] * count
-    drafting = {block_of(name)[0] for name in sizes if ".nextn." in name}
-    looked_up = set(LOOKED_UP)
-    if "output.weight" not in sizes:
-        looked_up.remove("token_embd.weight")
-    for tensor in spec.tensors:
-        name, size, type_name = tensor.name, sizes[tensor.name], types[tensor.name]
-        block, is_experts = block_of(name)
-        layer = spec.layers if block is None else block
-        if layer in drafting:
-            continue
+    all_experts = [0] * count
+    for tensor, layer, is_experts in _read_tensors(spec):
+        size, type_name = sizes[tensor.name], types[tensor.name]
+        of_type = dense[layer]
         if is_experts:
-            used = size * spec.experts_used // max(spec.experts, 1)
             all_experts[layer] += size
-            experts[layer][type_name] = experts[layer].get(type_name, 0) + used
-            active = tensor.parameters * spec.experts_used // max(spec.experts, 1)
-            expert_operations[layer] += 2 * active
-        elif name not in looked_up:
-            dense[layer][type_name] = dense[layer].get(type_name, 0) + size
-            dense_operations[layer] += 2 * tensor.parameters
-            tensors[layer] += not name.endswith(".bias")
-            scans[layer] |= ".ssm_" in name
-            if name.endswith(".attn_output.weight"):
-                attention[layer] = 4 * tensor.columns
-    return Reads(
-        tuple(dense),
-        tuple(experts),
-        tuple(all_experts),
-        tuple(dense_operations),
-        tuple(expert_operations),
-        tuple(attention),
-        tuple(tensors),
-        tuple(scans),
+            size = size * spec.experts_used // max(spec.experts, 1)
+            of_type = experts[layer]
+        of_type[type_name] = of_type.get(type_name, 0) + size
+    return replace(
+        original, dense=tuple(dense), experts=tuple(experts), all_experts=tuple(all_experts)
     )
+
+
+def _read_tensors(spec: ModelSpec) -> list[tuple[TensorInfo, int, bool]]:
+    """Return the tensors that every token reads, their layer, and whether they are of experts."""
+    names = {tensor.name for tensor in spec.tensors}
+    drafting = {block_of(name)[0] for name in names if ".nextn." in name}
+    looked_up = set(LOOKED_UP)
+    if "output.weight" not in names:
+        looked_up.remove("token_embd.weight")
+    found = []
+    for tensor in spec.tensors:
+        block, is_experts = block_of(tensor.name)
+        if block in drafting or tensor.name in looked_up:
+            continue
+        found.append((tensor, spec.layers if block is None else block, is_experts))
+    return found
 
 
 def dense_seconds(reads: Reads, pace: Pace) -> list[float]:

@@ -1,0 +1,91 @@
+"""What a model can be cut to: the mixes of quants.recipes, or the model as it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from snugfit.core import ModelSpec
+from snugfit.errors import UnsupportedError
+from snugfit.planning.axes import Goal
+from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tensor_sizes
+from snugfit.planning.reasons import budget_error
+from snugfit.planning.speed import Reads, cut_reads, reads_of
+from snugfit.quants.recipes import RECIPES, assign_types, recipe_named
+
+AS_IT_IS = "as it is"
+CHOICES = tuple(mix for mix, recipe in RECIPES.items() if not recipe.by_name_only)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A mix of a model: its types, and what they make of its bytes."""
+
+    mix: str
+    tensor_types: dict[str, str]
+    footprint: Footprint
+    bits_per_weight: float
+    reads: Reads
+
+    @property
+    def file_bytes(self) -> int:
+        return self.footprint.weights.file_bytes
+
+
+def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
+    """Return what the model can be cut to: the mix that is asked for, or all that make sense."""
+    whole = _whole(spec)
+    if spec.is_quantized or goal.mix == AS_IT_IS:
+        if goal.mix not in (None, AS_IT_IS):
+            raise UnsupportedError(
+                f"{spec.name}: is quantized already and is not cut again. "
+                "Name the original model (BF16, F16 or F32) to cut it."
+            )
+        return [whole]
+    if goal.mix is not None:
+        recipe_named(goal.mix)
+        return [_cut(spec, whole, goal.mix.upper())]
+    cuts = (_cut(spec, whole, mix) for mix in CHOICES)
+    return [cut for cut in cuts if _is_worth_having(cut, whole)]
+
+
+def _is_worth_having(cut: Cut, whole: Cut) -> bool:
+    """A cut is smaller than the original, or keeps its own precision."""
+    return cut.bits_per_weight < whole.bits_per_weight or cut.tensor_types == whole.tensor_types
+
+
+def largest_mix(spec: ModelSpec, size_bytes: int, *, has_importance: bool = True) -> str:
+    """Return the mix of most bits whose file has at most `size_bytes`. Raises BudgetError.
+
+    Without importance, mixes that need it are left out.
+    """
+    whole = _whole(spec)
+    mixes = [mix for mix in CHOICES if has_importance or not RECIPES[mix].needs_importance]
+    cuts = [_cut(spec, whole, mix) for mix in mixes]
+    allowed = [cut for cut in cuts if cut.file_bytes <= size_bytes]
+    if not allowed:
+        smallest = min((cut.file_bytes, cut.mix) for cut in cuts)
+        raise budget_error(spec.name, [], smallest, size_bytes)
+    return max(allowed, key=lambda cut: cut.bits_per_weight).mix
+
+
+def _whole(spec: ModelSpec) -> Cut:
+    types = {tensor.name: tensor.type_name for tensor in spec.tensors}
+    sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
+    reads = reads_of(spec, types, sizes)
+    return Cut(AS_IT_IS, types, footprint_of(spec), spec.bits_per_weight, reads)
+
+
+def _cut(spec: ModelSpec, whole: Cut, mix: str) -> Cut:
+    """Return a mix of the model that is `whole` as it is."""
+    shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
+    types = assign_types(
+        mix,
+        shapes,
+        layers=spec.layers,
+        experts=spec.experts,
+        shared_heads=spec.shared_heads,
+    )
+    sizes = tensor_sizes(spec.tensors, types)
+    bits_per_weight = 8 * sum(sizes.values()) / spec.parameters
+    footprint = cut_footprint(whole.footprint, spec, sizes)
+    return Cut(mix, types, footprint, bits_per_weight, cut_reads(whole.reads, spec, types, sizes))
