@@ -295,5 +295,11 @@ def test_the_grid_is_the_sum_of_what_is_said_one_at_a_time(spec, vram):
         assert space.grid.total_bytes[at] == use.total_bytes
         assert bool(space.grid.fits[at]) == use.fits
         decode, prefill = space.grid.decode_seconds[at], space.grid.prefill_seconds[at]
-        assert decode == pytest.approx(1 / speed.decode_tokens_per_s.middle, rel=1e-9)
+        expected = speed.decode_tokens_per_s.middle
+        if cached:  # judged by text that hits it rarely
+            bands = {1 + pace.band for pace in paces}
+            low = speed.decode_tokens_per_s.low
+            assert any(decode == pytest.approx(1 / low / band, rel=1e-9) for band in bands)
+        else:
+            assert decode == pytest.approx(1 / expected, rel=1e-9)
         assert prefill == pytest.approx(1 / speed.prefill_tokens_per_s.middle, rel=1e-9)

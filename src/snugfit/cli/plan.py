@@ -189,8 +189,8 @@ def in_ram(plan: Plan) -> str:
     if len(use.devices) == 1:
         return "all"
     configuration = use.configuration
-    whole = max(0, plan.layers + 1 - configuration.gpu_layers)
-    if whole:
+    whole = plan.layers - max(0, configuration.gpu_layers - 1)  # the first on GPUs is the output
+    if whole > 0:
         return f"{whole} of {plan.layers}"
     if configuration.cpu_expert_layers:
         return f"experts of {configuration.cpu_expert_layers}"

@@ -73,7 +73,7 @@ class Grid:
     gpus_missing_bytes: Numbers
     total_bytes: Numbers
     expert_cache_bytes: Numbers  # of the first GPU; 0 where experts are better used where they are
-    decode_seconds: Numbers  # of one token
+    decode_seconds: Numbers  # of one token; with an expert cache, of text that hits it rarely
     prefill_seconds: Numbers  # of one token of a prompt
 
     @property
@@ -249,8 +249,8 @@ def _expert_cache(
 ) -> tuple[Numbers, Numbers]:
     """Return the bytes of the first GPU for copies of experts in RAM, and the seconds they gain.
 
-    A cache takes all that the GPU has left, [C, S, P], and only where it would gain for text that
-    hits it rarely: nobody has measured that text here.
+    A cache takes all that the GPU has left, [C, S, P]. It is judged by text that hits it rarely, so
+    that it is chosen only where it gains then too.
     """
     in_ram = np.array([cut.all_experts for cut in reads], np.float64) @ places.lent.T
     if not in_ram.any():
@@ -263,10 +263,10 @@ def _expert_cache(
         waits = waits - np.array([expert_seconds(cut, pace) for cut in reads]) @ here.T
     cached = np.clip(room // MIB * MIB, 0, in_ram[:, None])
     part = np.divide(cached, in_ram[:, None], where=in_ram[:, None] > 0, out=np.zeros_like(room))
-    rarely = waits[:, None] - missed_seconds(used[:, None], part, paces[0], HIT_EXPONENTS.low)
-    usually = waits[:, None] - missed_seconds(used[:, None], part, paces[0])
-    is_better = (rarely > 0) & (cached >= LEAST_EXPERT_CACHE_BYTES)
-    return np.where(is_better, cached, 0), np.where(is_better, usually, 0)
+    missed = missed_seconds(used[:, None], part, paces[0], HIT_EXPONENTS.low)
+    gained = waits[:, None] - missed
+    is_better = (gained > 0) & (cached >= LEAST_EXPERT_CACHE_BYTES)
+    return np.where(is_better, cached, 0), np.where(is_better, gained, 0)
 
 
 def _prefill_seconds(

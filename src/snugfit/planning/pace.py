@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from snugfit.core import Basis, Device
 from snugfit.hardware import profiles
@@ -89,6 +89,8 @@ KINDS: Sequence[tuple[str, str]] = (
 )
 # Read tests see this part of a rate as specified.
 READ_TEST_PART = {"gpu": 0.92, "ram": 0.84}
+# Of a memory that is wide for the sake of its GPU, what the processors beside it reach.
+PROCESSOR_PART = 0.4
 EXPERT_PART, CACHE_PART, LINK_PART = 1.0, 0.75, 0.85
 TOKEN_SECONDS, HANDOVER_SECONDS = 0.2e-3, 0.2e-3
 EXPERT_OPERATIONS_PART = 0.5
@@ -101,7 +103,19 @@ ASSUMED_LINK_BYTES_PER_S = 16e9
 
 def paces_of(devices: Sequence[Device]) -> tuple[Pace, ...]:
     """Return the pace of every device, RAM last."""
-    return tuple(typical_pace(device) for device in devices)
+    shares = any(device.shares_ram for device in devices)
+    *gpus, ram = (typical_pace(device) for device in devices)
+    return (*gpus, _beside_gpu(ram) if shares else ram)
+
+
+def _beside_gpu(ram: Pace) -> Pace:
+    """Return the pace of processors whose memory is wide for the GPU's sake."""
+    return replace(
+        ram,
+        bytes_per_s=PROCESSOR_PART * ram.bytes_per_s,
+        cache_bytes_per_s=PROCESSOR_PART * ram.cache_bytes_per_s,
+        operations_per_s=PROCESSOR_PART * ram.operations_per_s,
+    )
 
 
 def kind_of(device: Device) -> str:

@@ -5,7 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from snugfit.core import DeviceUse, MemoryUse, ModelSpec, Plan, Speed
+from snugfit.core import (
+    Configuration,
+    DeviceUse,
+    Machine,
+    MemoryUse,
+    ModelSpec,
+    Plan,
+    Speed,
+)
 from snugfit.errors import BudgetError
 from snugfit.planning.axes import Goal
 from snugfit.planning.memory import has_all_layers_on_gpus
@@ -14,7 +22,11 @@ from snugfit.units import BYTES_OF_UNIT, format_size
 
 
 def reasons_for(
-    chosen: Plan, ways: Sequence[Plan], goal: Goal, specs: Mapping[str, ModelSpec]
+    chosen: Plan,
+    ways: Sequence[Plan],
+    goal: Goal,
+    specs: Mapping[str, ModelSpec],
+    machine: Machine,
 ) -> tuple[str, ...]:
     """Return a few sentences on `chosen` beside the best `ways` of every mix, best quality first.
 
@@ -24,11 +36,11 @@ def reasons_for(
     sentences = [_choice(spec, chosen, ways), _limit(chosen.memory)]
     sentences.append(_next_better(spec, chosen, ways, goal.size_bytes))
     sentences.append(_context(spec, chosen, goal.ctx is not None))
-    experts = chosen.memory.configuration.cpu_expert_layers
-    if experts:
-        sentences.append(f"The experts of the first {experts} of {spec.layers} layers are in RAM.")
+    configuration = chosen.memory.configuration
+    if configuration.cpu_expert_layers:
+        sentences.append(_experts(spec, configuration))
     if chosen.speed is not None:
-        sentences.append(_speed(chosen.speed))
+        sentences.append(_speed(chosen.speed) + _assumed(spec, chosen.memory, machine))
     if chosen.mix in RECIPES and RECIPES[chosen.mix].last_resort:
         sentences.append(
             "So few bits lose much: a smaller model with more bits may well answer better. "
@@ -90,12 +102,45 @@ def _choice(spec: ModelSpec, chosen: Plan, ways: Sequence[Plan]) -> str:
     return f"{chosen.mix}: {what}; {where}."
 
 
+def _experts(spec: ModelSpec, configuration: Configuration) -> str:
+    sentence = (
+        f"The experts of the first {configuration.cpu_expert_layers} of {spec.layers} layers are "
+        "in RAM."
+    )
+    if configuration.expert_cache_bytes:
+        size = format_size(configuration.expert_cache_bytes)
+        sentence += f" {size} of the GPU keep copies of those that are used most."
+    return sentence
+
+
 def _speed(speed: Speed) -> str:
     decode, prefill = speed.decode_tokens_per_s, speed.prefill_tokens_per_s
     return (
-        f"About {decode.middle:.3g} tokens/s ({decode.low:.3g} to {decode.high:.3g}) with "
-        f"{speed.filled_tokens} tokens in the cache; prompts at about {prefill.middle:.3g}."
+        f"About {rate(decode.middle)} tokens/s ({rate(decode.low)} to {rate(decode.high)}) with "
+        f"{speed.filled_tokens:,} tokens in the cache; prompts at about {rate(prefill.middle)}."
     )
+
+
+def _assumed(spec: ModelSpec, use: MemoryUse, machine: Machine) -> str:
+    """Name the memories that a token waits for and whose rate nobody told."""
+    in_ram = use.configuration.cpu_expert_layers or not has_all_layers_on_gpus(use, spec.layers)
+    waits = [
+        device.name
+        for device, used in zip(machine.devices, use.devices, strict=True)
+        if used.weights_bytes and not device.read_bytes_per_s
+        if device.kind == "gpu" or in_ram or len(use.devices) == 1
+    ]
+    if not waits:
+        return ""
+    return (
+        f" How fast {' and '.join(waits)} can be read is not known, and is assumed: "
+        "`snugfit machine --measure` measures it here, --machine names one elsewhere."
+    )
+
+
+def rate(tokens_per_s: float) -> str:
+    """Write a rate with three digits, and never as a power of ten."""
+    return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
 
 
 def _limit(use: MemoryUse) -> str:
@@ -127,25 +172,25 @@ def _next_better(
     costs = []
     if following.speed and chosen.speed:
         rates = (following.speed.decode_tokens_per_s, chosen.speed.decode_tokens_per_s)
-        costs.append(f"{rates[0].middle:.3g} tokens/s instead of {rates[1].middle:.3g}")
+        costs.append(f"{rate(rates[0].middle)} tokens/s instead of {rate(rates[1].middle)}")
     layers = _in_ram(spec, following.memory) if len(following.memory.devices) > 1 else 0
     if layers:
         costs.append(f"{layers} of {spec.layers} layers in RAM")
     contexts = [plan.memory.configuration.ctx for plan in (following, chosen)]
     if contexts[0] < contexts[1]:
-        costs.append(f"{contexts[0]} tokens of context")
+        costs.append(f"{contexts[0]:,} tokens of context")
     return f"{following.mix}, the next better mix, would fit with {', '.join(costs)}."
 
 
 def _context(spec: ModelSpec, chosen: Plan, is_ctx_given: bool) -> str:
     configuration = chosen.memory.configuration
-    sentence = f"{configuration.ctx} tokens of context "
+    sentence = f"{configuration.ctx:,} tokens of context "
     if is_ctx_given:
         sentence += "as asked"
     elif configuration.ctx == spec.context_length:
         sentence += "are the most that the model was trained for"
     else:
-        sentence += f"of the {spec.context_length} that the model was trained for"
+        sentence += f"of the {spec.context_length:,} that the model was trained for"
     size = format_size(chosen.memory.kv_cache_bytes)
     return f"{sentence}; their {configuration.kv_type} cache takes {size}."
 

@@ -25,7 +25,7 @@ from snugfit.planning.speed import speed_of
 from snugfit.quants.recipes import RECIPES
 
 # A table of the frontier for people: rows closer than this in speed and in quality are one.
-LEAST_STEP, MOST_ROWS = 0.02, 12
+LEAST_STEP, MOST_ROWS, SHORTEST_SHOWN = 0.02, 12, 8192
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def search(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> Foun
         )
     chosen, frontier = _best(spaces), _frontier(spaces)
     return Found(
-        chosen=replace(chosen, reasons=reasons_for(chosen, ways, goal, specs)),
+        chosen=replace(chosen, reasons=reasons_for(chosen, ways, goal, specs, machine)),
         ways=ways,
         frontier=frontier,
         considered=sum(space.grid.missing_bytes.size for space in spaces),
@@ -235,7 +235,7 @@ def _frontier(spaces: Sequence[Space]) -> tuple[Plan, ...]:
     """
     points, indices = [], []
     for number, space in enumerate(spaces):
-        rates = np.where(space.allowed, space.rates, 0)
+        rates = np.where(space.allowed & _is_shown(spaces, space), space.rates, 0)
         losses = value.quality_value(space.losses)
         groups: dict[tuple[int, str], list[int]] = {}
         for setting, one in enumerate(space.settings):
@@ -253,6 +253,18 @@ def _frontier(spaces: Sequence[Space]) -> tuple[Plan, ...]:
     return tuple(sorted(plans, key=_quality, reverse=True))
 
 
+def _is_shown(spaces: Sequence[Space], space: Space) -> Flags:
+    """Return what of a space is worth showing, [C, S, 1]: of the rest only where nothing else is.
+
+    Mixes that lose much, and contexts too short for a conversation.
+    """
+    cuts = np.array([not _is_last_resort(cut.mix) for cut in space.cuts])
+    contexts = np.array([setting.ctx >= SHORTEST_SHOWN for setting in space.settings])
+    shown = (cuts[:, None] & contexts)[:, :, None]
+    others = [one for one in spaces if one is not space]
+    return shown if others or (shown & space.allowed).any() else np.ones_like(shown)
+
+
 def _unbeaten(points: Numbers) -> list[int]:
     """Return the rows of [quality, rate, context] that no other reaches in all three.
 
@@ -262,16 +274,17 @@ def _unbeaten(points: Numbers) -> list[int]:
     equal = reached & reached.T
     beaten = np.asarray((reached & ~equal).any(-1) | np.triu(equal, 1).any(0))
     order = np.argsort(-points.prod(-1), kind="stable")
-    order, step = order[~beaten[order]].tolist(), LEAST_STEP
+    left: list[int] = order[~beaten[order]].tolist()
+    step = LEAST_STEP
     while True:
         kept: list[int] = []
-        for at in order:
+        for at in left:
             near = points[kept] * [1 + step, 1 + step, 1] >= points[at]
             if not near.all(-1).any():
                 kept.append(at)
         if len(kept) <= MOST_ROWS:
             return kept
-        order, step = kept, 1.5 * step
+        left, step = kept, 1.5 * step
 
 
 def _is_last_resort(mix: str) -> bool:
