@@ -184,6 +184,7 @@ class DeviceUse:
     overhead_bytes: int
     free_bytes: int
     recurrent_state_bytes: int = 0
+    margin_bytes: int = 0  # more that the compute buffer may need, at the end of its band
 
     @property
     def total_bytes(self) -> int:
@@ -191,8 +192,17 @@ class DeviceUse:
         return self.weights_bytes + context + self.compute_bytes + self.overhead_bytes
 
     @property
+    def needed_bytes(self) -> int:
+        """What must be free so that it fits whatever the estimate is off."""
+        return self.total_bytes + self.margin_bytes
+
+    @property
     def fits(self) -> bool:
-        return self.total_bytes <= self.free_bytes
+        return self.needed_bytes <= self.free_bytes
+
+    @property
+    def missing_bytes(self) -> int:
+        return max(0, self.needed_bytes - self.free_bytes)
 
 
 @dataclass(frozen=True)

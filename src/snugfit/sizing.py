@@ -94,7 +94,7 @@ def with_measured_compute(use: MemoryUse, model: Model) -> MemoryUse:
     measured = probe_header(
         model.name, model.metadata, tuple(model.tensors.values()), use.configuration
     )
-    ram = replace(use.devices[-1], compute_bytes=measured.compute_bytes)
+    ram = replace(use.devices[-1], compute_bytes=measured.compute_bytes, margin_bytes=0)
     return replace(
         use, devices=(*use.devices[:-1], ram), compute_basis="measured", compute_band=0.0
     )

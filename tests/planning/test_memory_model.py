@@ -272,7 +272,7 @@ def test_what_the_gpu_leaves_of_a_shared_memory_is_ram():
     # RAM holds more than the 12 GiB that the GPU could never have had.
     assert gpu.total_bytes + ram.total_bytes < 48 * GIB
     assert ram.total_bytes > 12 * GIB
-    assert ram.free_bytes == 60 * GIB - gpu.total_bytes
+    assert ram.free_bytes == 60 * GIB - gpu.needed_bytes
     assert use.fits
     without = predict(QWEN_MOE, Configuration(4096), shared_memory(60, 48))
     assert without.devices[-1].free_bytes == 60 * GIB

@@ -93,7 +93,7 @@ def test_the_cache_is_quantized_only_when_needed():
 def test_a_quantized_cache_is_better_than_layers_in_ram():
     asked = Goal(mix="Q4_K_M", ctx=4096, ubatch=512)
     room = machine_of([400 * GIB], 400 * GIB)
-    needed = choose(LLAMA, room, replace(asked, kv_type="Q8_0")).memory.devices[0].total_bytes
+    needed = choose(LLAMA, room, replace(asked, kv_type="Q8_0")).memory.devices[0].needed_bytes
     use = choose(LLAMA, machine_of([needed], 400 * GIB), asked).memory
     assert has_all_layers_on_gpus(use, LLAMA.layers)
     assert use.configuration.kv_type == "Q8_0"

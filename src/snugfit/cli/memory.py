@@ -135,7 +135,7 @@ def show(use: MemoryUse) -> None:
     )
     for device in use.devices:
         if not device.fits:
-            short = format_size(device.total_bytes - device.free_bytes)
+            short = format_size(device.missing_bytes)
             render.out.print(
                 f"[red]does not fit:[/] {render.short_name(device.name)} is {short} short"
             )

@@ -203,7 +203,7 @@ def show_ways(found: Found) -> None:
     table = render.table("", "mix", ">bits", ">file", ">context", "KV", ">memory", ">tokens/s")
     for plan in found.ways:
         configuration = plan.memory.configuration
-        missing = sum(max(0, use.total_bytes - use.free_bytes) for use in plan.memory.devices)
+        missing = sum(use.missing_bytes for use in plan.memory.devices)
         table.add_row(
             "->" if plan.mix == found.chosen.mix else "",
             plan.mix,

@@ -22,6 +22,7 @@ from snugfit.planning.memory import (
     IN_RAM,
     STREAMED_FROM_TOKENS,
     Footprint,
+    compute_band,
     compute_bytes,
     overhead_bytes,
     placement,
@@ -91,10 +92,10 @@ def evaluate(
 ) -> Grid:
     """Return bytes and seconds of all combinations. The cuts are of one model."""
     places = places_of(footprints[0], placements, devices)
-    used = _bytes(footprints, settings, places)
-    missing = _missing(used, devices)
+    used, margin = _bytes(footprints, settings, places)
+    missing = _missing(used + margin, devices)
     decode = _decode_seconds(footprints[0], reads, settings, places, paces)
-    room = devices[0].free_bytes - used[..., 0]
+    room = devices[0].free_bytes - used[..., 0] - margin[..., 0]
     cached, gained = _expert_cache(reads, places, paces, room)
     return Grid(
         missing_bytes=missing.sum(-1),
@@ -142,15 +143,15 @@ def _summed(values: Numbers, places: Numbers) -> Numbers:
 
 def _bytes(
     footprints: Sequence[Footprint], settings: Sequence[Configuration], places: Places
-) -> Numbers:
-    """Return the bytes on each device, [C, S, P, D]."""
+) -> tuple[Numbers, Numbers]:
+    """Return the bytes on each device, and what they may be more, [C, S, P, D]."""
     is_drafting = any(setting.rollback for setting in settings)
     weights = _weight_bytes(footprints, places, is_drafting)
     context = np.array([_context_bytes(footprints[0], one) for one in settings], np.float64)
-    fixed, streamed = _compute_bytes(footprints, settings, places)
-    used: Numbers = weights[:, None] + (_summed(context, places.layers) + fixed)[None]
-    used[..., 0] += streamed
-    return used
+    compute, overhead, bands = _compute_bytes(footprints, settings, places)
+    fixed = _summed(context, places.layers) + overhead
+    margin = np.ceil(bands[None, ..., None] * compute)
+    return weights[:, None] + fixed[None] + compute, margin
 
 
 def _weight_bytes(footprints: Sequence[Footprint], places: Places, is_drafting: bool) -> Numbers:
@@ -179,8 +180,8 @@ def _context_bytes(footprint: Footprint, configuration: Configuration) -> list[i
 
 def _compute_bytes(
     footprints: Sequence[Footprint], settings: Sequence[Configuration], places: Places
-) -> tuple[Numbers, Numbers]:
-    """Return compute buffers and overhead, [S, P, D], and what streaming adds, [C, S, P].
+) -> tuple[Numbers, Numbers, Numbers]:
+    """Return compute buffers, [C, S, P, D], overhead, [S, P, D], and bands, [S, P].
 
     Few kinds of places differ: it matters who works, and whether RAM has a part.
     """
@@ -192,21 +193,23 @@ def _compute_bytes(
     column = {kind: number for number, kind in enumerate(first)}
     columns = [column[kind] for kind in kinds]
     gpus = places.devices - 1
-    fixed = np.zeros((len(settings), len(first), gpus + 1))
-    streamed = np.zeros((len(footprints), len(settings), len(first)))
+    overhead = np.zeros((len(settings), len(first), gpus + 1))
+    compute = np.zeros((len(footprints), *overhead.shape))
+    bands = np.zeros((len(settings), len(first)))
     weights = replace(footprints[0].weights, largest_dense=0, largest_experts=0)
     bare = replace(footprints[0], weights=weights)
     for row, setting in enumerate(settings):
         for at, number in enumerate(first.values()):
             placed = places.placements[number].of(setting)
             vector = places.vectors[number]
-            compute = compute_bytes(bare, placed, vector, gpus)
-            overhead = overhead_bytes(bare, placed, vector, gpus)
-            fixed[row, at] = [a + b for a, b in zip(compute, overhead, strict=True)]
+            found = compute_bytes(bare, placed, vector, gpus)
+            compute[:, row, at] = found
+            overhead[row, at] = overhead_bytes(bare, placed, vector, gpus)
+            bands[row, at] = compute_band(bare, placed, vector)
             if any(where != IN_RAM for where in vector):
                 sizes = [streamed_bytes(cut.weights, placed, vector) for cut in footprints]
-                streamed[:, row, at] = _added(bare, placed, compute[0], sizes)
-    return fixed[:, columns], streamed[:, :, columns]
+                compute[:, row, at, 0] += _added(bare, placed, found[0], sizes)
+    return compute[:, :, columns], overhead[:, columns], bands[:, columns]
 
 
 def _added(

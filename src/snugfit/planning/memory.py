@@ -229,7 +229,7 @@ def use_of(
 
     compute = compute_bytes(footprint, configuration, place, len(gpus), outputs)
     overhead = overhead_bytes(footprint, configuration, place, len(gpus))
-    band = _band(footprint.graph, configuration, place)
+    band = compute_band(footprint, configuration, place)
     uses = [
         DeviceUse(
             device.name,
@@ -240,6 +240,7 @@ def use_of(
             overhead[number],
             device.free_bytes,
             states[number],
+            margin_bytes=math.ceil(band * compute[number]),
         )
         for number, device in enumerate(devices)
     ]
@@ -248,7 +249,7 @@ def use_of(
         devices=_with_shared_memory(uses, devices),
         file_bytes=footprint.weights.file_bytes,
         kv_basis=footprint.cache_basis,
-        compute_band=band if footprint.cache_basis == "exact" else UNKNOWN_BAND,
+        compute_band=band,
     )
 
 
@@ -274,7 +275,7 @@ def _with_shared_memory(
 ) -> tuple[DeviceUse, ...]:
     """Give RAM what a GPU that shares it leaves free: it holds no more than it uses."""
     left = sum(
-        max(0, use.free_bytes - use.total_bytes)
+        max(0, use.free_bytes - use.needed_bytes)
         for use, device in zip(uses, devices, strict=True)
         if device.shares_ram
     )
@@ -361,8 +362,11 @@ def streamed_bytes(weights: Weights, configuration: Configuration, place: Sequen
     return STREAMED_MATRICES * max(dense, experts)
 
 
-def _band(graph: Graph, configuration: Configuration, place: Sequence[int]) -> float:
+def compute_band(footprint: Footprint, configuration: Configuration, place: Sequence[int]) -> float:
     """Return how far off the compute buffers may be, as a part of them."""
+    if footprint.cache_basis != "exact":
+        return UNKNOWN_BAND
+    graph = footprint.graph
     devices = set(place)
     if devices == {IN_RAM}:
         return band_of(graph, configuration)

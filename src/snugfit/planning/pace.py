@@ -90,7 +90,7 @@ KINDS: Sequence[tuple[str, str]] = (
 # Read tests see this part of a rate as specified.
 READ_TEST_PART = {"gpu": 0.92, "ram": 0.84}
 # Of a memory that is wide for the sake of its GPU, what the processors beside it reach.
-PROCESSOR_PART = 0.4
+PROCESSOR_PART, PROCESSOR_OPERATIONS_PART = 0.4, 0.15
 EXPERT_PART, CACHE_PART, LINK_PART = 1.0, 0.75, 0.85
 TOKEN_SECONDS, HANDOVER_SECONDS = 0.2e-3, 0.2e-3
 EXPERT_OPERATIONS_PART = 0.5
@@ -114,7 +114,7 @@ def _beside_gpu(ram: Pace) -> Pace:
         ram,
         bytes_per_s=PROCESSOR_PART * ram.bytes_per_s,
         cache_bytes_per_s=PROCESSOR_PART * ram.cache_bytes_per_s,
-        operations_per_s=PROCESSOR_PART * ram.operations_per_s,
+        operations_per_s=PROCESSOR_OPERATIONS_PART * ram.operations_per_s,
     )
 
 

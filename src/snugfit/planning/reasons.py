@@ -70,14 +70,14 @@ def budget_error(
         )
     plan = min(plans, key=lambda plan: (_missing(plan.memory), plan.memory.total_bytes))
     use = plan.memory
-    short = max(use.devices, key=lambda device: device.total_bytes - device.free_bytes)
+    short = max(use.devices, key=lambda device: device.needed_bytes - device.free_bytes)
     is_cut = plan.mix in RECIPES
     what = f"the smallest cut that can be, {plan.mix}," if is_cut else "the model as it is"
     return BudgetError(
         f"{name}: {what} needs {format_size(plan.file_bytes)} "
         f"for the file and {format_size(use.total_bytes)} in all at {use.configuration.ctx} tokens "
         f"of context; {short.name} has {format_size(short.free_bytes)} free. "
-        f"Give {short.name} at least {rounded_up(short.total_bytes)}."
+        f"Give {short.name} at least {rounded_up(short.needed_bytes)}."
     )
 
 
@@ -151,7 +151,15 @@ def _limit(use: MemoryUse) -> str:
     left = format_size(tight.free_bytes - tight.total_bytes)
     return (
         f"{tight.name} is the tightest memory: {format_size(tight.total_bytes)} of "
-        f"{format_size(tight.free_bytes)} free are used, {left} remain."
+        f"{format_size(tight.free_bytes)} free are used, {left} remain{_margin(tight)}."
+    )
+
+
+def _margin(device: DeviceUse) -> str:
+    if not device.margin_bytes:
+        return ""
+    return (
+        f", of which {format_size(device.margin_bytes)} are for compute buffers off their estimate"
     )
 
 
@@ -201,4 +209,4 @@ def _in_ram(spec: ModelSpec, use: MemoryUse) -> int:
 
 
 def _missing(use: MemoryUse) -> int:
-    return sum(max(0, device.total_bytes - device.free_bytes) for device in use.devices)
+    return sum(device.missing_bytes for device in use.devices)

@@ -98,7 +98,7 @@ def host_memory(request: Request) -> dict[str, object]:
     of them a slot; neither is in the plan.
     """
     ram = request.plan.memory.devices[-1]
-    left = max(0, ram.free_bytes - ram.total_bytes)
+    left = max(0, ram.free_bytes - ram.needed_bytes)
     options: dict[str, object] = {}
     snapshots = _snapshot_bytes(request) * request.configuration.slots
     kept = DEFAULT_CHECKPOINTS
