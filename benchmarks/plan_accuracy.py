@@ -16,6 +16,7 @@ import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,9 +28,10 @@ from headers import ROWS as ALLOCATED
 from headers import configuration_of, spec_from_header
 from measured_rows import LOGS, ROWS, Measured, figures, predicted, read
 from published_sizes import MODELS, plain_files, predicted_bytes, published, reason_of, size_of
+from speed_rows import compared
 
 from snugfit.archs.catalogue import CATALOGUE
-from snugfit.core import Configuration
+from snugfit.core import Configuration, Device
 from snugfit.hardware.detect import machine_of
 from snugfit.planning.memory import predict
 from snugfit.units import GIB, MIB
@@ -81,13 +83,28 @@ class Llmfit:
         size = self.plan(model, 4096, mix).get("disk_size_gb")
         return None if size is None else float(size) * 1e9
 
-    def _plan(self, model: str, context: int, mix: str) -> dict[str, Any]:
+    def decode_tokens_per_s(self, model: str, context: int, mix: str, gpu: Device) -> float | None:
+        """Return the speed that it predicts on a GPU: described to it by memory and read rate."""
+        hardware = {
+            "total_ram_gb": round(gpu.total_bytes / GIB, 1),
+            "unified_memory": True,  # a profile has no other way to say how much a GPU has
+            "gpu_memory_bandwidth_gbps": (gpu.read_bytes_per_s or 0) / 1e9,
+        }
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "gpu.json"  # which must be called as the profile is
+            file.write_text(json.dumps({"schema_version": 1, "name": "gpu", "hardware": hardware}))
+            document = self._plan(model, context, mix, "--profile", str(file))
+        on_gpu = [way for way in document.get("run_paths", ()) if way["path"] == "gpu"]
+        return on_gpu[0]["estimated_tps"] if on_gpu else None
+
+    def _plan(self, model: str, context: int, mix: str, *options: str) -> dict[str, Any]:
         """Return llmfit's document, empty where it does not know the model or the mix."""
         if not self.path:
             return {}
         weights = CATALOGUE[model].weights
         quant = ["--quant", mix] if mix else []
         said = self._run(
+            *options,
             *("plan", ASKED_AS.get(weights, weights), "--context", str(context), *quant),
             *("--no-dashboard", "--json"),
         )
@@ -184,6 +201,21 @@ def gpu_buffers(_: Llmfit) -> list[Row]:
     return rows
 
 
+def decode_speeds(llmfit: Llmfit) -> list[Row]:
+    """Compare tokens a second, all on one GPU, with the median of public reports."""
+    rows = []
+    for one in compared():
+        row = one.row
+        name = f"{row.machine.name}: {row.shape} {row.mix} at {row.filled}"
+        theirs = None
+        if len(row.machine.gpus) == 1:
+            theirs = llmfit.decode_tokens_per_s(
+                row.shape, row.configuration.ctx, row.mix, row.machine.gpus[0]
+            )
+        rows.append(Row(name, one.measured, one.predicted.middle, theirs))
+    return rows
+
+
 # What is compared, in the order of the table. A section gets llmfit and returns its rows.
 SECTIONS: tuple[tuple[str, Callable[[Llmfit], list[Row]]], ...] = (
     ("KV cache and state, llama.cpp's own sizes", allocated_caches),
@@ -192,6 +224,7 @@ SECTIONS: tuple[tuple[str, Callable[[Llmfit], list[Row]]], ...] = (
     ("GPU memory in all, public measurements", totals),
     ("compute buffer on the CPU, llama.cpp's own", processor_buffers),
     ("compute buffer on GPUs, public logs", gpu_buffers),
+    ("decoded tokens/s, public measurements", decode_speeds),
 )
 
 
