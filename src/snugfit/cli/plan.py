@@ -180,7 +180,7 @@ def decode_of(speed: Speed | None) -> str:
     if speed is None:
         return "?"
     band = speed.decode_tokens_per_s
-    return f"{render.scaled(band.low)}-{render.scaled(band.high)}"
+    return f"{render.rate(band.low)}-{render.rate(band.high)}"
 
 
 def in_ram(plan: Plan) -> str:

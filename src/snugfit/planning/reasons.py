@@ -158,9 +158,7 @@ def _limit(use: MemoryUse) -> str:
 def _margin(device: DeviceUse) -> str:
     if not device.margin_bytes:
         return ""
-    return (
-        f", of which {format_size(device.margin_bytes)} are for compute buffers off their estimate"
-    )
+    return f", {format_size(device.margin_bytes)} of it in case the compute buffer is larger"
 
 
 def _next_better(

@@ -259,7 +259,8 @@ def _is_shown(spaces: Sequence[Space], space: Space) -> Flags:
     Mixes that lose much, and contexts too short for a conversation.
     """
     cuts = np.array([not _is_last_resort(cut.mix) for cut in space.cuts])
-    contexts = np.array([setting.ctx >= SHORTEST_SHOWN for setting in space.settings])
+    shortest = min(SHORTEST_SHOWN, max(setting.ctx for setting in space.settings))
+    contexts = np.array([setting.ctx >= shortest for setting in space.settings])
     shown = (cuts[:, None] & contexts)[:, :, None]
     others = [one for one in spaces if one is not space]
     return shown if others or (shown & space.allowed).any() else np.ones_like(shown)
