@@ -24,6 +24,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "calibrate": ("snugfit.cli.calibrate", "measure which weights matter, on text"),
     "quantize": ("snugfit.cli.quantize", "write one mix of tensor types as GGUF"),
     "evaluate": ("snugfit.cli.evaluate", "measure perplexity and the distance from the original"),
+    "bench": ("snugfit.cli.bench", "calibrate speed on this machine, or time a model"),
     "run": ("snugfit.cli.run", "answer a prompt, or chat"),
 }
 HEADLINE = "Fit the best possible language model into the memory you have."
