@@ -68,23 +68,30 @@ US = 1e-6
 # weights, microseconds of a layer, of one with experts, of one that scans; operations and band.
 TYPICAL = {
     "nvidia": Typical(0.84, 36 * US, 20 * US, 15 * US, 1.8, 65, 0.35, type_parts=ON_GPU),
-    # Before Turing: integers and floats take turns.
-    "pascal": Typical(0.39, 130 * US, 30 * US, 60 * US, 0.8, 20, 0.5, type_parts=ON_GPU),
+    # Before Turing integers and floats take turns, and nothing is launched as a graph.
+    "pascal": Typical(
+        0.85, 130 * US, 40 * US, 60 * US, 0.8, 20, 0.5, operations_per_weight=30, type_parts=ON_GPU
+    ),
+    # One token keeps too few reads under way for memories as wide as these.
+    "hbm": Typical(0.5, 36 * US, 20 * US, 15 * US, 3.5, 65, 0.6, type_parts=ON_GPU),
+    "instinct": Typical(0.5, 58 * US, 33 * US, 130 * US, 0.5, 30, 0.6, type_parts=ON_GPU),
     # A large GPU on the processor's memory: GB10, Jetson, Strix Halo.
     "shared": Typical(0.72, 34 * US, 25 * US, 15 * US, 1.5, 100, 0.35, type_parts=ON_GPU),
-    "amd": Typical(0.85, 58 * US, 33 * US, 130 * US, 0.5, 30, 0.45, type_parts=ON_GPU),
+    "amd": Typical(0.85, 58 * US, 33 * US, 130 * US, 0.5, 30, 0.6, type_parts=ON_GPU),
     "apple": Typical(
-        0.9, 65 * US, 70 * US, 135 * US, 0.65, 20, 0.35, operations_per_weight=26, type_parts=ON_GPU
+        0.9, 65 * US, 70 * US, 135 * US, 0.65, 20, 0.35, operations_per_weight=30, type_parts=ON_GPU
     ),
     "intel": Typical(0.75, 200 * US, 70 * US, 200 * US, 0.6, 18, 0.5, type_parts=ON_GPU),
-    "ram": Typical(0.8, 30 * US, 10 * US, 30 * US, 1.0, 10, 0.35, type_parts=ON_CPU),
+    "ram": Typical(0.8, 30 * US, 10 * US, 30 * US, 1.0, 12, 0.3, type_parts=ON_CPU),
 }
 # The first pattern that a GPU's name has says its kind; one without a name is taken for NVIDIA's.
 KINDS: Sequence[tuple[str, str]] = (
     (r"GB10|DGX Spark|Jetson|Ryzen AI|Strix|8060S", "shared"),
-    (r"GTX 10\d\d|Tesla (P\d+)|Quadro P", "pascal"),
+    (r"GTX 10\d\d|Tesla P(4|40)\b|Quadro P", "pascal"),
+    (r"\b(P100|V100|A30|A100|H100|H200|GH200|B200)\b", "hbm"),
+    (r"Instinct", "instinct"),
     (r"Apple", "apple"),
-    (r"AMD|Radeon|Instinct|gfx\d", "amd"),
+    (r"AMD|Radeon|gfx\d", "amd"),
     (r"Intel|Arc\b", "intel"),
 )
 # Read tests see this part of a rate as specified.
@@ -112,8 +119,9 @@ def kind_of(device: Device) -> str:
     return next(found, "nvidia")
 
 
-def typical_pace(device: Device) -> Pace:
-    typical = TYPICAL[kind_of(device)]
+def typical_pace(device: Device, typical: Typical | None = None) -> Pace:
+    """Return the pace of a device as usual for its kind, or as `typical` has it."""
+    typical = typical or TYPICAL[kind_of(device)]
     rate = float(device.read_bytes_per_s or ASSUMED_BYTES_PER_S[device.kind])
     if device.read_basis == "measured":
         rate /= READ_TEST_PART[device.kind]

@@ -139,10 +139,12 @@ def _borrowed(footprint: Footprint) -> dict[int, int]:
     whole = [layer for cache, layers in footprint.caches if not cache.window for layer in layers]
     owners = [layer for _, layers in footprint.caches for layer in layers]
     period = min((b - a for a, b in pairwise(sorted(whole))), default=1)
-    return {
-        layer: max(owner for owner in owners if (layer - owner) % period == 0)
-        for layer in range(max(owners) + 1, footprint.layers)
-    }
+    borrowed = {}
+    for layer in range(max(owners, default=0) + 1, footprint.layers):
+        alike = [owner for owner in owners if (layer - owner) % period == 0]
+        if alike:
+            borrowed[layer] = max(alike)
+    return borrowed
 
 
 def attention_seconds(
@@ -166,6 +168,17 @@ def hit_rate(part: float, exponent: float) -> float:
     """
     rate: float = part**exponent
     return rate
+
+
+def missed_seconds(
+    used_bytes: float, part: float, gpu: Pace, exponent: float = HIT_EXPONENTS.middle
+) -> float:
+    """Return what one token waits for experts that a cache with `part` of them does not have.
+
+    `used_bytes` are those of experts in RAM that the token uses; the GPU's work on them, cached or
+    uploaded, is that of `expert_seconds`. Numbers and arrays of them.
+    """
+    return used_bytes * (1 - hit_rate(part, exponent)) / gpu.link_bytes_per_s
 
 
 def cached_part(reads: Reads, configuration: Configuration, place: Sequence[int]) -> float:
@@ -293,8 +306,9 @@ def _missed(
     if not lent or not configuration.expert_cache_bytes:
         return 0, 0.0
     used = sum(sum(reads.experts[layer].values()) for layer in lent)
-    size = used * (1 - hit_rate(cached_part(reads, configuration, place), exponent))
-    return round(size), size / paces[0].link_bytes_per_s
+    part = cached_part(reads, configuration, place)
+    size = round(used * (1 - hit_rate(part, exponent)))
+    return size, missed_seconds(used, part, paces[0], exponent)
 
 
 def _hits_off(
