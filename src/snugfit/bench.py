@@ -41,7 +41,7 @@ SECONDS_OF_READING = 1e-3
 LEAST_BYTES, MOST_BYTES = 96 * MIB, 512 * MIB
 DECODED, LONG_FILL, SHORT_FILL = 6, 1024, 16
 PROMPT_TOKENS = {"ram": 64, "gpu": 512}
-REPEATS, LEAST_PASSES, MOST_PASSES = 3, 2, 6
+REPEATS, LEAST_PASSES, MOST_PASSES = 4, 2, 6
 SECONDS = 30.0
 LEAST_TOKENS = 32  # of a run that corrects
 OF_MEMORY = 8  # a model takes at most one part in so many of what is free
@@ -79,15 +79,18 @@ def trials_of(types: Sequence[str], size_bytes: float) -> list[Trial]:
     """Return what tells every unknown of a pace apart."""
     trials = [Trial(type_name, shape_of_type(type_name, size_bytes)) for type_name in types]
     thin = Shape("Q4_K", 8, 256, 256, heads=4, vocabulary=8192)
-    looks = Shape("Q4_K", 4, 512, 512, heads=16, kv_heads=4, head_size=128)
+    looks = Shape("Q4_K", 2, 512, 512, heads=16, kv_heads=4, head_size=128)
+    few_share = replace(looks, heads=20, kv_heads=10, head_size=64)
     experts = Shape("Q4_K", 8, 1024, 768, heads=16, kv_heads=4, experts=16, experts_used=4)
     few = Shape("Q4_K", 24, 256, 256, heads=4, experts=16, experts_used=4)
     return [
         *trials,
         Trial("few layers", thin),
         Trial("many layers", replace(thin, layers=48)),
-        Trial("attention, wide heads", looks, LONG_FILL),
-        Trial("attention, narrow heads", replace(looks, head_size=64), LONG_FILL),
+        Trial("attention", looks, LONG_FILL),
+        Trial("attention, more heads", replace(looks, heads=32), LONG_FILL),
+        Trial("attention, narrow heads", replace(looks, kv_heads=2, head_size=64), LONG_FILL),
+        Trial("attention, few share", few_share, LONG_FILL),
         Trial("experts", experts),
         Trial("small experts", few),
     ]

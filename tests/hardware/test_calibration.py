@@ -21,6 +21,7 @@ ROW = Calibration(
     layer_seconds=3e-5,
     expert_layer_seconds=2e-5,
     token_seconds=1e-4,
+    cache_bytes_per_s=3e9,
     score_seconds=1e-8,
     attention_operations_per_s=1e10,
     prompt_attention_operations_per_s=5e10,

@@ -33,7 +33,10 @@ LONGEST_SECONDS = 10.0  # of a layer, a token
 MOST_ROWS, MOST_BYTES = 1000, 2**22
 LOCK_SECONDS = 5.0
 
-RATES = ("expert_bytes_per_s", "attention_operations_per_s", "prompt_attention_operations_per_s")
+RATES = (
+    *("expert_bytes_per_s", "cache_bytes_per_s"),
+    *("attention_operations_per_s", "prompt_attention_operations_per_s"),
+)
 SECONDS = ("layer_seconds", "expert_layer_seconds", "token_seconds", "score_seconds")
 
 
@@ -49,6 +52,7 @@ class Calibration:
     layer_seconds: float
     expert_layer_seconds: float
     token_seconds: float
+    cache_bytes_per_s: float
     score_seconds: float
     attention_operations_per_s: float
     prompt_attention_operations_per_s: float

@@ -20,7 +20,7 @@ from snugfit.planning.speed import PLAIN_TENSORS, Reads, reads_of
 from snugfit.quants.types import TYPES
 
 # Beyond the fit's own residuals: other shapes, and a machine that is never twice the same.
-LEAST_BAND, LEAST_PREFILL_BAND = 0.15, 0.25
+LEAST_BAND, MOST_BAND, LEAST_PREFILL_BAND = 0.15, 1.0, 0.25
 BANDS_OF_SCATTER = 1.6  # nine of ten runs, where they scatter normally
 # Faster than this is not seen in the timings: attention that hides behind the reading.
 FASTEST_OPERATIONS = 1e16
@@ -85,14 +85,15 @@ def quiet(seconds: Sequence[float]) -> float:
 
 def terms_of(sample: Sample) -> dict[str, float]:
     """Return how much of everything one decoded token of a model takes: its row of the system."""
-    reads = sample.reads
+    reads, caches = sample.reads, sample.spec.caches
     terms: dict[str, float] = {
         "token": 1.0,
         "layer": sum(reads.tensors) / PLAIN_TENSORS,
         "expert layer": float(sum(1 for layer in reads.experts if layer)),
         "experts": float(sum(sum(layer.values()) for layer in reads.experts)),
-        "score": float(sample.spec.heads * len(sample.spec.caches) * sample.filled),
+        "score": float(sample.spec.heads * len(caches) * sample.filled),
         "attention": float(sum(reads.attention_operations) * sample.filled),
+        "cache": float(sum(2 * (c.key_width + c.value_width) for c in caches) * sample.filled),
     }
     for layer in reads.dense:
         for type_name, size in layer.items():
@@ -148,6 +149,7 @@ def fit(
         layer_seconds=found.get("layer", 0.0),
         expert_layer_seconds=found.get("expert layer", 0.0),
         token_seconds=found.get("token", 0.0),
+        cache_bytes_per_s=_rate(found.get("cache", 0.0)),
         score_seconds=found.get("score", 0.0),
         attention_operations_per_s=_rate(found.get("attention", 0.0)),
         prompt_attention_operations_per_s=FASTEST_OPERATIONS,
@@ -174,12 +176,16 @@ def _rate(seconds: float) -> float:
 def _band(
     rows: Sequence[Mapping[str, float]], samples: Sequence[Sample], found: Mapping[str, float]
 ) -> float:
-    """Return what nine of ten models are off by, relative, once they ran as the middle of runs."""
+    """Return what nine of ten are off by, relative, of the two halves of each model's repetitions:
+    what the fit leaves, and what the machine changes between two passes.
+    """
     off = []
     for row, sample in zip(rows, samples, strict=True):
         fitted = sum(found[name] * amount for name, amount in row.items())
-        off.append(abs(math.log(float(np.median(sample.token_seconds)) / fitted)))
-    return max(LEAST_BAND, min(math.expm1(float(np.quantile(off, 0.9))), 1.0))
+        middle = (len(sample.token_seconds) + 1) // 2
+        halves = sample.token_seconds[:middle], sample.token_seconds[middle:]
+        off += [abs(math.log(quiet(half) / fitted)) for half in halves if half]
+    return max(LEAST_BAND, min(math.expm1(float(np.quantile(off, 0.9))), MOST_BAND))
 
 
 def with_prompts(made: Calibration, samples: Sequence[Sample]) -> Calibration:
@@ -246,7 +252,7 @@ def pace_of(row: Calibration, otherwise: Pace) -> Pace:
         bytes_per_s=fastest / slower,
         type_parts={name: rate / fastest for name, rate in rates.items() if rate},
         expert_part=min(max(of_experts, 0.05), 2.0),
-        cache_bytes_per_s=fastest / slower,
+        cache_bytes_per_s=row.cache_bytes_per_s / slower,
         layer_seconds=row.layer_seconds * slower,
         expert_layer_seconds=row.expert_layer_seconds * slower,
         token_seconds=row.token_seconds * slower,
