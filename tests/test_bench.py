@@ -75,7 +75,7 @@ def test_a_calibration_is_kept_and_used(capsys, cache, small_trials, model):
     assert main(["bench", "--types", "q4_k,q8_0", "--seconds", "1", "--json"]) == 0
     document = json.loads(capsys.readouterr().out)
     row = document["devices"]["RAM"]
-    assert set(row["bytes_per_s"]) == {"Q4_K", "Q8_0"}
+    assert set(row["bytes_per_s"]) == {"Q4_K", "Q8_0", "F16"}
     (kept,) = calibration.read().values()
     assert kept.bytes_per_s == row["bytes_per_s"]
     machine, spec = detect(), open_model(str(model)).spec()

@@ -35,6 +35,7 @@ TYPES_TIMED = (
     *("Q4_K", "Q8_0", "Q6_K", "F16", "Q5_K", "Q4_0", "Q3_K", "Q2_K"),
     *("IQ4_XS", "IQ3_S", "IQ2_XS"),
 )
+TYPES_OF_OTHERS = ("Q4_K", "F16")  # of the models that tell the rest
 UNTIMED = ("F32", "F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K")  # no matrices of models
 # A model is beyond what a processor caches; a GPU reads it for much longer than it needs to start.
 SECONDS_OF_READING = 1e-3
@@ -79,7 +80,10 @@ def trials_of(types: Sequence[str], size_bytes: float) -> list[Trial]:
     """Return what tells every unknown of a pace apart."""
     trials = [Trial(type_name, shape_of_type(type_name, size_bytes)) for type_name in types]
     thin = Shape("Q4_K", 8, 256, 256, heads=4, vocabulary=8192)
-    looks = Shape("Q4_K", 2, 512, 512, heads=16, kv_heads=4, head_size=128)
+    # The output, which a prompt does not compute, drives keys and values out of the processor's
+    # cache between two tokens, as the weights of any real model do.
+    looks = Shape("Q4_K", 4, 1024, 256, heads=16, kv_heads=4, head_size=128, vocabulary=32768)
+    looks = replace(looks, output_type="F16")
     few_share = replace(looks, heads=20, kv_heads=10, head_size=64)
     experts = Shape("Q4_K", 8, 1024, 768, heads=16, kv_heads=4, experts=16, experts_used=4)
     few = Shape("Q4_K", 24, 256, 256, heads=4, experts=16, experts_used=4)
@@ -147,8 +151,7 @@ def _calibrated(
         size = min(max(LEAST_BYTES, round(SECONDS_OF_READING * rate)), MOST_BYTES)
     size = min(size, device.free_bytes // OF_MEMORY)
     chosen = types or TYPES_TIMED
-    if "Q4_K" not in chosen:  # the other trials are of this type
-        chosen = ("Q4_K", *chosen)
+    chosen = tuple(dict.fromkeys((*TYPES_OF_OTHERS, *chosen)))
     trials = trials_of(chosen, size)
     with tempfile.TemporaryDirectory(prefix="snugfit-") as folder:
         samples = timed(trials, Path(folder), device, threads or machine.cores, seconds, progress)

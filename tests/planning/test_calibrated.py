@@ -102,13 +102,13 @@ def test_nothing_takes_less_than_no_time():
 
 
 def test_prompts_say_operations_by_type():
-    trials = trials_of(("Q4_K", "Q8_0"), 96 * MIB)
+    trials = trials_of(("Q4_K", "F16", "Q8_0"), 96 * MIB)
     samples = []
     for trial in trials:
         sample = sample_of(trial)
         reads, tokens = sample.reads, 1024 if trial.filled > 16 else 64
         operations = tokens * sum(reads.dense_operations[:-1]) + reads.dense_operations[-1]
-        rate = 2e11 if trial.shape.type_name == "Q8_0" else 1e11
+        rate = {"Q8_0": 2e11}.get(trial.shape.type_name, 1e11)
         size = sum(sum(layer.values()) for layer in reads.dense) + sum(reads.all_experts)
         seconds = operations / rate
         if trial.filled == 16:
@@ -118,7 +118,9 @@ def test_prompts_say_operations_by_type():
         seconds += tokens * sum(reads.expert_operations) / 5e10
         samples.append(replace(sample, prompt_tokens=tokens, prompt_seconds=(seconds,)))
     row = fit(samples, date="today", read_bytes_per_s=30e9)
-    assert row.operations_per_s == pytest.approx({"Q4_K": 1e11, "Q8_0": 2e11}, rel=0.02)
+    assert row.operations_per_s == pytest.approx(
+        {"Q4_K": 1e11, "F16": 1e11, "Q8_0": 2e11}, rel=0.02
+    )
     assert row.prompt_attention_operations_per_s == pytest.approx(4e10, rel=0.02)
     assert row.expert_operations_part == pytest.approx(0.5, rel=0.1)
 
