@@ -14,7 +14,6 @@ from snugfit.hardware.detect import machine_of
 from snugfit.planning.axes import Goal
 from snugfit.planning.cuts import AS_IT_IS, CHOICES, largest_mix
 from snugfit.planning.memory import has_all_layers_on_gpus, predict, use_of
-from snugfit.planning.pace import paces_of
 from snugfit.planning.reasons import rounded_up
 from snugfit.planning.search import candidates, choose, search, spaces_of
 from snugfit.planning.speed import speed_of
@@ -281,7 +280,7 @@ def test_the_grid_is_the_sum_of_what_is_said_one_at_a_time(spec, vram):
     machine = machine_of(vram, 64 * GIB)
     goal = Goal(mix="Q4_K_M" if not spec.is_quantized else None)
     (space,) = spaces_of({AS_IT_IS: spec}, machine, goal)
-    cut, devices, paces = space.cuts[0], machine.devices, paces_of(machine.devices)
+    cut, devices, paces = space.cuts[0], machine.devices, space.paces
     draw = random.Random(len(vram))
     for _ in range(150):
         setting = draw.randrange(len(space.settings))

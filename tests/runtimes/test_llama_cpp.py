@@ -360,3 +360,9 @@ def test_the_child_ends_with_its_input_even_while_loading(tmp_path: Path) -> Non
             assert child.wait(10) == -signal.SIGIO
         finally:
             child.kill()
+
+
+def test_the_engine_does_not_inherit_how_torch_waits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its threads meet hundreds of times a token: asleep in between, they are many times slower."""
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert "OMP_WAIT_POLICY" not in child_environment(uses_gpus=False)

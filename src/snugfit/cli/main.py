@@ -26,6 +26,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "quantize": ("snugfit.cli.quantize", "write one mix of tensor types as GGUF"),
     "evaluate": ("snugfit.cli.evaluate", "measure perplexity and the distance from the original"),
     "tables": ("snugfit.cli.tables", "say what every quantization needs, as tables to publish"),
+    "bench": ("snugfit.cli.bench", "calibrate speed on this machine, or time a model"),
     "run": ("snugfit.cli.run", "answer a prompt, or chat"),
 }
 # These read headers and end, within half a second.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -26,11 +27,12 @@ from snugfit.cli.options import (
     goal_from,
     machine_from,
 )
-from snugfit.core import Answer, MemoryUse
-from snugfit.errors import UsageError
+from snugfit.core import Answer, Configuration, Machine, MemoryUse, ModelSpec
+from snugfit.errors import OutputError, UsageError
 from snugfit.units import format_size
 
 if TYPE_CHECKING:
+    from snugfit.bench import Ran
     from snugfit.models import Model
     from snugfit.runtimes.base import Runtime
 
@@ -92,7 +94,8 @@ def run_command(
         if prompt:
             on_text = None if json else print_piece
             answer = runtime.generate(prompt, max_tokens, temperature, drawn, on_text)
-            report(answer, plan.memory, runtime.allocated(), json)
+            ran = learned(answer, spec, plan.memory.configuration, machine)
+            report(answer, plan.memory, runtime.allocated(), ran, json)
         else:
             chat(runtime, opened, max_tokens, temperature, drawn)
 
@@ -121,7 +124,26 @@ def print_piece(text: str) -> None:
     sys.stdout.flush()
 
 
-def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json: bool) -> None:
+def learned(
+    answer: Answer, spec: ModelSpec, configuration: Configuration, machine: Machine
+) -> Ran | None:
+    """Correct the calibration by this run; a cache that cannot be written spoils no answer."""
+    from snugfit.bench import after_run
+
+    try:
+        return after_run(answer, spec, configuration, machine)
+    except OutputError as error:
+        render.warn(str(error))
+        return None
+
+
+def report(
+    answer: Answer,
+    predicted: MemoryUse,
+    allocated: dict[str, int],
+    ran: Ran | None,
+    json: bool,
+) -> None:
     """Say how fast the answer came and what the engine allocated beside what was predicted."""
     expected = dict(
         zip(
@@ -137,7 +159,8 @@ def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json
     )
     if json:
         render.print_json(
-            documents.of_answer(answer) | {"predicted": expected, "allocated": allocated}
+            documents.of_answer(answer)
+            | {"predicted": expected, "allocated": allocated, "speed": of_ran(ran) if ran else None}
         )
         return
     print()
@@ -145,6 +168,8 @@ def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json
         f"\n[dim]{answer.generated_tokens} tokens, {answer.tokens_per_second:.1f} tokens/s; "
         f"prompt {answer.prompt_tokens} tokens[/]"
     )
+    if ran is not None:
+        render.err.print(f"[dim]{speed_line(ran)}[/]")
     table = render.table("memory", ">predicted", ">allocated", ">difference")
     for part, size_bytes in expected.items():
         found = allocated.get(part, 0)
@@ -153,6 +178,27 @@ def report(answer: Answer, predicted: MemoryUse, allocated: dict[str, int], json
             part.replace("_", " "), format_size(size_bytes), format_size(found), difference
         )
     render.err.print(table)
+
+
+def of_ran(ran: Ran) -> dict[str, Any]:
+    return {
+        "predicted": dataclasses.asdict(ran.predicted),
+        "measured_tokens_per_s": ran.tokens_per_s,
+        "correction": ran.row.correction if ran.row else None,
+        "runs": len(ran.row.runs) if ran.row else 0,
+    }
+
+
+def speed_line(ran: Ran) -> str:
+    """Say what speed was predicted and how far off that was, or how to have better ones."""
+    band, found = ran.predicted.decode_tokens_per_s, ran.tokens_per_s
+    text = f"predicted {band.middle:.1f} tokens/s ({band.low:.1f}-{band.high:.1f})"
+    if found is None:
+        return f"{text}; the answer is too short to compare"
+    text += f", {band.middle / found - 1:+.0%} off"
+    if ran.predicted.basis == "estimated":
+        return f"{text}; snugfit bench calibrates it"
+    return text + (f"; {len(ran.row.runs)} runs correct it" if ran.row else "")
 
 
 def chat(

@@ -99,13 +99,19 @@ class GgufWriter:
             writer.write("output.weight", blocks)
 
     `file_bytes` is exact before anything is written. Leaving the block with an exception, or with a
-    tensor unwritten, leaves no file. Raises OutputError.
+    tensor unwritten, leaves no file. A file that need not outlive a power cut is not `durable`: the
+    disk is then not waited for. Raises OutputError.
     """
 
     def __init__(
-        self, path: Path | str, metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]
+        self,
+        path: Path | str,
+        metadata: Mapping[str, Any],
+        tensors: Sequence[TensorInfo],
+        *,
+        durable: bool = True,
     ) -> None:
-        self.path = Path(path)
+        self.path, self.durable = Path(path), durable
         self.partial = self.path.with_name(f".{self.path.name}.partial")
         self.header = encode_header(metadata, tensors)
         self.tensors = {tensor.name: tensor for tensor in tensors}
@@ -158,7 +164,8 @@ class GgufWriter:
             )
         with self._explained():
             self.file.flush()
-            os.fsync(self.file.fileno())
+            if self.durable:
+                os.fsync(self.file.fileno())
             self.file.close()
             self.partial.replace(self.path)
 

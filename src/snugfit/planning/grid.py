@@ -33,10 +33,12 @@ from snugfit.planning.speed import (
     FILLED_TOKENS,
     HIT_EXPONENTS,
     Reads,
+    attention_seconds,
     cache_reads,
     dense_seconds,
     expert_seconds,
     missed_seconds,
+    operations_rate,
     tokens_seen,
 )
 from snugfit.units import MIB
@@ -235,13 +237,15 @@ def _decode_seconds(
     caches = np.array(
         [cache_reads(footprint, one, min(one.ctx, FILLED_TOKENS)) for one in settings], np.float64
     )
+    seen = [tokens_seen(footprint, one, min(one.ctx, FILLED_TOKENS)) for one in settings]
     for device, pace in enumerate(paces):
+        looking = np.array([attention_seconds(footprint, reads[0], pace, one) for one in seen])
         dense = np.array([dense_seconds(cut, pace) for cut in reads])
         experts = np.array([expert_seconds(cut, pace) for cut in reads])
         here, experts_here = places.layers[:, device], places.experts[:, device]
         of_weights += dense @ here.T + experts @ experts_here.T
         of_weights += pace.token_seconds * here.any(-1)
-        of_cache += caches @ here.T / pace.cache_bytes_per_s
+        of_cache += (caches / pace.cache_bytes_per_s + looking) @ here.T
     has_experts = np.array([bool(layer) for layer in reads[0].experts])
     of_weights += paces[IN_RAM].handover_seconds * (places.lent @ has_experts)
     return np.asarray(of_weights[:, None] + of_cache[None])
@@ -286,7 +290,7 @@ def _prefill_seconds(
         key = (tokens_of_pass(setting), min(setting.ctx, FILLED_TOKENS))
         passes.setdefault(key, []).append(number)
     for (tokens, filled), rows in passes.items():
-        seen = np.array(tokens_seen(footprint, settings[rows[0]], filled), np.float64)
+        seen = np.array(tokens_seen(footprint, settings[rows[0]], filled // 2), np.float64)
         seconds = _pass_seconds(reads, places, paces, tokens, seen) / tokens
         found[:, rows] = seconds[:, None]
     return found
@@ -300,16 +304,16 @@ def _pass_seconds(
     streams = np.array([where != IN_RAM for where in first]) & (tokens >= STREAMED_FROM_TOKENS)
     on_first = np.array(first)[:, None] == np.arange(len(paces))  # [P, D]
     links = np.array([paces[where].link_bytes_per_s for where in first])
-    operations = np.array(reads[0].dense_operations)
-    operations[-1] //= tokens  # the last token's output
-    dense_operations = operations + np.array(reads[0].attention_operations) * seen
+    dense = np.array(reads[0].dense_operations)
+    dense[-1] //= tokens  # the last token's output
+    looks = np.array(reads[0].attention_operations) * seen
     sizes = [[sum(layer.values()) for layer in cut.dense] for cut in reads]
     seconds = places.layers.sum(-1) @ np.array([pace.layer_seconds for pace in paces])
-    for where, work, part, size in (
-        (places.layers, dense_operations, False, np.array(sizes, np.float64)),
+    for where, work, is_expert, size in (
+        (places.layers, dense, False, np.array(sizes, np.float64)),
         (
             places.experts,
-            np.array(reads[0].expert_operations, np.float64),
+            np.array(reads[0].expert_operations),
             True,
             np.array([cut.all_experts for cut in reads], np.float64),
         ),
@@ -318,8 +322,20 @@ def _pass_seconds(
         working += (streams[:, None] & on_first)[:, :, None] * where[:, -1:]
         working[:, -1] *= ~streams[:, None]
         for device, pace in enumerate(paces):
-            rate = pace.operations_per_s * (pace.expert_operations_part if part else 1.0)
-            here = working[:, device]
-            seconds = seconds + tokens * (here @ work) / rate + size @ here.T / pace.bytes_per_s
+            rate = _operation_rates(reads, pace, is_expert)
+            worked = work / rate
+            if not is_expert:
+                worked = worked + looks / (pace.prompt_attention_operations_per_s or rate)
+            seconds = seconds + (tokens * worked + size / pace.bytes_per_s) @ working[:, device].T
         seconds = seconds + size @ where[:, -1].T * streams / links
     return np.asarray(seconds)
+
+
+def _operation_rates(reads: Sequence[Reads], pace: Pace, is_expert: bool) -> Numbers:
+    """Return the operations a second on each layer's matrices, [C or 1, L or 1]."""
+    part = pace.expert_operations_part if is_expert else 1.0
+    if not pace.operation_parts:
+        return np.array([[part * pace.operations_per_s]])
+    layers = [cut.experts if is_expert else cut.dense for cut in reads]
+    rates = [[operations_rate(layer, pace) for layer in cut] for cut in layers]
+    return part * np.array(rates)

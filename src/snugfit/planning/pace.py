@@ -5,6 +5,7 @@ docs/speed.md says where the numbers come from, and how far off they are.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,6 +34,12 @@ class Pace:
     basis: Basis
     state_layer_seconds: float = 0.0  # more for a layer that scans: Mamba, a delta net
     expert_operations_part: float = 1.0  # of the operations, on experts: fewer tokens for each
+    # Measured machines only. Processors do not read a cache as fast as they do matrices: each head
+    # takes time for every token that it looks at, and for every operation on it.
+    score_seconds: float = 0.0
+    attention_operations_per_s: float = math.inf
+    prompt_attention_operations_per_s: float = 0.0  # 0: as with matrices
+    operation_parts: Mapping[str, float] = field(default_factory=dict)  # by type; others: all
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,11 @@ from snugfit.core import Configuration, Machine, ModelSpec, Plan
 from snugfit.errors import BudgetError, UnsupportedError
 from snugfit.planning import grid, value
 from snugfit.planning.axes import Goal, Placement, placements, settings
+from snugfit.planning.calibrated import paces_of_machine
 from snugfit.planning.cuts import AS_IT_IS, Cut, cuts_of
 from snugfit.planning.grid import Flags, Grid, Numbers
 from snugfit.planning.memory import use_of
-from snugfit.planning.pace import paces_of
+from snugfit.planning.pace import Pace
 from snugfit.planning.reasons import budget_error, reasons_for
 from snugfit.planning.speed import speed_of
 from snugfit.quants.recipes import RECIPES
@@ -48,6 +49,7 @@ class Space:
     cuts: Sequence[Cut]
     settings: Sequence[Configuration]
     placements: Sequence[Placement]
+    paces: Sequence[Pace]
     grid: Grid
 
     def plan(self, index: tuple[int, ...]) -> Plan:
@@ -57,7 +59,6 @@ class Space:
             self.placements[index[2]].of(self.settings[index[1]]),
             expert_cache_bytes=int(self.grid.expert_cache_bytes[index]),
         )
-        paces = paces_of(devices)
         return Plan(
             model=self.spec.name,
             mix=cut.mix,
@@ -67,7 +68,7 @@ class Space:
             memory=use_of(cut.footprint, configuration, devices),
             reasons=(),
             layers=self.spec.layers,
-            speed=speed_of(cut.footprint, cut.reads, configuration, devices, paces),
+            speed=speed_of(cut.footprint, cut.reads, configuration, devices, self.paces),
             expected_loss=float(self.losses[index[0], index[1]]),
         )
 
@@ -175,7 +176,7 @@ def spaces_of(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> l
     for spec, cut in cuts:
         shape = (cut.footprint.graph, cut.footprint.caches, cut.footprint.states)
         groups.setdefault(shape, []).append((spec, cut))
-    devices, spaces = machine.devices, []
+    devices, spaces, paces = machine.devices, [], paces_of_machine(machine)
     for group in groups.values():
         spec, members = group[0][0], [cut for _, cut in group]
         tried = settings(members[0].footprint, spec.context_length, goal)
@@ -183,9 +184,9 @@ def spaces_of(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> l
         found = grid.evaluate(
             [cut.footprint for cut in members],
             [cut.reads for cut in members],
-            *(tried, places, devices, paces_of(devices)),
+            *(tried, places, devices, paces),
         )
-        spaces.append(Space(spec, machine, goal, members, tried, places, found))
+        spaces.append(Space(spec, machine, goal, members, tried, places, paces, found))
     return spaces
 
 

@@ -24,6 +24,7 @@ from snugfit.planning.memory import (
     placement,
 )
 from snugfit.planning.pace import Pace
+from snugfit.quants.types import TYPES
 
 # One number, or an array of them.
 Numbers = TypeVar("Numbers", float, "np.ndarray[Any, np.dtype[np.float64]]")
@@ -182,6 +183,20 @@ def _borrowed(footprint: Footprint) -> dict[int, int]:
     return borrowed
 
 
+def attention_seconds(
+    footprint: Footprint, reads: Reads, pace: Pace, seen: Sequence[int]
+) -> list[float]:
+    """Return what attention takes beside reading, where each layer looks at so many tokens."""
+    return [
+        tokens
+        * (
+            footprint.graph.heads * pace.score_seconds
+            + operations / pace.attention_operations_per_s
+        )
+        for operations, tokens in zip(reads.attention_operations, seen, strict=True)
+    ]
+
+
 def hit_rate(part: Numbers, exponent: float) -> Numbers:
     """Return the part of reads that a cache with `part` of the experts, 0 to 1, answers."""
     rate: Numbers = part**exponent
@@ -276,6 +291,7 @@ def _decode_parts(
     """Return what one token waits for, memory by memory, the RAM's last."""
     parts = []
     caches = cache_reads(footprint, configuration, filled)
+    seen = tokens_seen(footprint, configuration, filled)
     lent = _lent(reads, configuration, place)
     is_cached = configuration.expert_cache_bytes > 0
     for number, (device, pace) in enumerate(zip(devices, paces, strict=True)):
@@ -283,11 +299,13 @@ def _decode_parts(
         layers = [layer for layer, where in enumerate(place) if where == here]
         if layers:
             dense = dense_seconds(reads, pace)
+            looking = attention_seconds(footprint, reads, pace, seen)
             size = sum(sum(reads.dense[layer].values()) for layer in layers)
             seconds = sum(dense[layer] for layer in layers) + pace.token_seconds
             parts.append(SpeedPart(f"{device.name}: weights", size, seconds))
             size = sum(caches[layer] for layer in layers)
-            parts.append(SpeedPart(f"{device.name}: cache", size, size / pace.cache_bytes_per_s))
+            seconds = sum(looking[layer] for layer in layers) + size / pace.cache_bytes_per_s
+            parts.append(SpeedPart(f"{device.name}: cache", size, seconds))
         moved = not is_cached
         experts = [
             layer
@@ -348,7 +366,7 @@ def _pass_seconds(
     tokens = tokens_of_pass(configuration)
     first = next((where for where in place if where != IN_RAM), IN_RAM)
     streams = first != IN_RAM and tokens >= STREAMED_FROM_TOKENS
-    seen = tokens_seen(footprint, configuration, filled)
+    seen = tokens_seen(footprint, configuration, filled // 2)  # midway through the prompt
     seconds = 0.0
     for layer, where in enumerate(place):
         for is_expert in (False, True):
@@ -357,23 +375,36 @@ def _pass_seconds(
             pace = paces[first if streams and home == IN_RAM else home]
             operations, size = reads.dense_operations[layer], sum(reads.dense[layer].values())
             operations //= tokens if layer == footprint.layers else 1  # the last token's output
-            operations += reads.attention_operations[layer] * seen[layer]
-            rate = pace.operations_per_s
+            rate = operations_rate(reads.dense[layer], pace)
+            looks = reads.attention_operations[layer] * seen[layer]
+            looking = looks / (pace.prompt_attention_operations_per_s or rate)
             if is_expert:
                 operations, size = reads.expert_operations[layer], reads.all_experts[layer]
-                rate *= pace.expert_operations_part
-            seconds += tokens * operations / rate + size / pace.bytes_per_s
+                rate = operations_rate(reads.experts[layer], pace) * pace.expert_operations_part
+                looking = 0.0
+            seconds += tokens * (operations / rate + looking) + size / pace.bytes_per_s
             if streams and home == IN_RAM:
                 seconds += size / pace.link_bytes_per_s
         seconds += paces[where].layer_seconds
     return seconds
 
 
+def operations_rate(bytes_of_type: Mapping[str, int], pace: Pace) -> float:
+    """Return the operations a second on matrices of such types, times many tokens."""
+    weights = {
+        name: size * TYPES[name].block_weights / TYPES[name].block_bytes
+        for name, size in bytes_of_type.items()
+    }
+    time = sum(count / pace.operation_parts.get(name, 1.0) for name, count in weights.items())
+    return pace.operations_per_s * (sum(weights.values()) / time if time else 1.0)
+
+
 def tokens_seen(footprint: Footprint, configuration: Configuration, filled: int) -> list[int]:
-    """Return how many tokens attention looks at in each layer, midway through a prompt."""
-    midway = replace(configuration, ctx=max(filled // 2, 1), slots=1)
+    """Return how many tokens attention looks at in each layer, once so many are in the cache."""
+    filled = max(filled, 1)
+    one = replace(configuration, ctx=filled, slots=1)
     seen = [0] * (footprint.layers + 1)
     for cache, layers in footprint.caches:
         for layer in layers:
-            seen[layer] = cells_of(cache, midway)
+            seen[layer] = min(cells_of(cache, one), cache.window or filled, filled)
     return seen
