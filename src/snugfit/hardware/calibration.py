@@ -7,7 +7,6 @@ several machines. Everything is read as if a stranger had written it; what is da
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json
 import math
 import os
@@ -89,6 +88,8 @@ def path() -> Path:
 
 def engine_release() -> str:
     try:
+        import importlib.metadata
+
         return f"llama.cpp of xllamacpp {importlib.metadata.version('xllamacpp')}"
     except importlib.metadata.PackageNotFoundError:
         return "no engine"
