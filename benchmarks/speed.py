@@ -5,7 +5,7 @@ python benchmarks/speed.py [--rounds 6] [--seconds 30] [--json]
 Calibrates as `snugfit bench` does, predicts, and only then times the models: none of their shapes
 is one of those that calibrate. The models are timed in turn, again and again, and the machine is
 calibrated once more afterwards: where the two predictions differ, the machine has changed
-meanwhile. Of repetitions the lower quartile counts, in a calibration and here. `bound` is what the
+meanwhile. Of repetitions the lowest tenth counts, in a calibration and here. `bound` is what the
 bytes that a token reads would take at the rate at which memory is read, without any arithmetic.
 """
 
@@ -34,7 +34,7 @@ EXPERTS = Shape(
     *("Q4_K", 9, 1536, 768), heads=12, kv_heads=2, head_size=128, experts=32, experts_used=4
 )
 GOAL = 0.15
-DECODED, WARMING = 16, 4
+DECODED, WARMING, REPEATS = 4, 4, 6
 
 
 @dataclass(frozen=True)
@@ -95,12 +95,12 @@ def load(case: Case, machine: Machine, folder: Path, stack: ExitStack) -> Any:
     return engine, text, engine.time(text, 2).prompt_seconds
 
 
-def time_round(loaded: list[Any]) -> list[float]:
+def time_round(loaded: list[Any]) -> list[list[float]]:
     """Return the seconds a token of every model, in turn; what was idle is touched again first."""
     seconds = []
     for engine, text, _ in loaded:
         engine.time(text, WARMING)
-        seconds.append(engine.time(text, DECODED + 1).token_seconds)
+        seconds.append([engine.time(text, DECODED + 1).token_seconds for _ in range(REPEATS)])
     return seconds
 
 
@@ -121,7 +121,7 @@ def measure(
     results = []
     for case, found, *took in zip(CASES, predicted, *times, strict=True):
         again = predict(case, machine, after)["predicted"]
-        milliseconds = [1e3 * one for one in took]
+        milliseconds = [1e3 * one for times in took for one in times]
         middle = quiet(milliseconds)
         results.append(
             {

@@ -77,10 +77,10 @@ class Sample:
 
 
 def quiet(seconds: Sequence[float]) -> float:
-    """Return the lower quartile: others on a machine only ever make a run slower, at times twice,
-    and one lucky run is no measure either.
+    """Return the lowest tenth: others on a machine only ever make a run slower, at times a hundred
+    times where threads wait for each other, and one lucky run is no measure either.
     """
-    return float(np.quantile(seconds, 0.25))
+    return float(np.quantile(seconds, 0.1))
 
 
 def terms_of(sample: Sample) -> dict[str, float]:
