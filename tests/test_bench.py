@@ -102,7 +102,21 @@ def test_a_calibration_shows_rates_and_the_next_command(capsys, small_trials):
 
 def row_of(machine: Machine) -> calibration.Calibration:
     return calibration.Calibration(
-        *({"Q4_K": 1e9}, {"Q4_K": 1e10}, 1e9, 1.0, "Q4_K", 1e-5, 1e-5, 1e-4, 1e9, 0.0, 1e10, 1e10),
+        *(
+            {"Q4_K": 1e9},
+            {"Q4_K": 1e10},
+            1e9,
+            1.0,
+            "Q4_K",
+            1e-5,
+            1e-5,
+            1e-4,
+            1e9,
+            0.0,
+            0.0,
+            1e10,
+            1e10,
+        ),
         *(0.15, 0.25, "today"),
     )
 

@@ -80,11 +80,10 @@ def trials_of(types: Sequence[str], size_bytes: float) -> list[Trial]:
     """Return what tells every unknown of a pace apart."""
     trials = [Trial(type_name, shape_of_type(type_name, size_bytes)) for type_name in types]
     thin = Shape("Q4_K", 8, 256, 256, heads=4, vocabulary=8192)
-    # The output, which a prompt does not compute, drives keys and values out of the processor's
-    # cache between two tokens, as the weights of any real model do.
-    looks = Shape("Q4_K", 4, 1024, 256, heads=16, kv_heads=4, head_size=128, vocabulary=32768)
-    looks = replace(looks, output_type="F16")
-    few_share = replace(looks, heads=20, kv_heads=10, head_size=64)
+    # Many layers, so that keys and values are more than a processor's cache holds, as those of any
+    # real model are by the time its weights have passed.
+    looks = Shape("Q4_K", 40, 256, 256, heads=16, kv_heads=8, head_size=64, vocabulary=8192)
+    wide = replace(looks, heads=8, kv_heads=4, head_size=128)
     experts = Shape("Q4_K", 8, 1024, 768, heads=16, kv_heads=4, experts=16, experts_used=4)
     few = Shape("Q4_K", 24, 256, 256, heads=4, experts=16, experts_used=4)
     return [
@@ -93,8 +92,8 @@ def trials_of(types: Sequence[str], size_bytes: float) -> list[Trial]:
         Trial("many layers", replace(thin, layers=48)),
         Trial("attention", looks, LONG_FILL),
         Trial("attention, more heads", replace(looks, heads=32), LONG_FILL),
-        Trial("attention, narrow heads", replace(looks, kv_heads=2, head_size=64), LONG_FILL),
-        Trial("attention, few share", few_share, LONG_FILL),
+        Trial("attention, wide heads", wide, LONG_FILL),
+        Trial("attention, more wide heads", replace(wide, heads=16), LONG_FILL),
         Trial("experts", experts),
         Trial("small experts", few),
     ]
@@ -119,9 +118,7 @@ def calibrate(
             raise UsageError(f"'{name}' is not a type of matrices. See docs/quant-types.md.")
     if not machine.ram.read_bytes_per_s:
         progress("memory", 0, 1)
-        rates = detect.measure()
-        rate = rates.get(detect.ram_key(machine.processor, machine.cores))
-        ram = replace(machine.ram, read_bytes_per_s=rate)
+        ram = replace(machine.ram, read_bytes_per_s=rate_of_ram(machine))
         machine = replace(machine, devices=(*machine.devices[:-1], ram))
     found: dict[str, Calibration] = {}
     names = {gpu.name.split(" #")[0]: gpu for gpu in machine.gpus}
@@ -135,6 +132,12 @@ def calibrate(
     return found
 
 
+def rate_of_ram(machine: Machine) -> int | None:
+    """Return how fast RAM is read, timed now where it is not known."""
+    known = machine.ram.read_bytes_per_s
+    return known or detect.measure().get(detect.ram_key(machine.processor, machine.cores))
+
+
 def _calibrated(
     machine: Machine,
     device: Device,
@@ -144,12 +147,7 @@ def _calibrated(
     progress: Progress,
 ) -> Calibration | None:
     """Return what one memory's processors reach, or None where the engine cannot use them."""
-    rate = float(device.read_bytes_per_s or 0)
-    if device.kind == "ram":
-        size = min(max(LEAST_BYTES, 3 * last_cache_bytes()), MOST_BYTES)
-    else:
-        size = min(max(LEAST_BYTES, round(SECONDS_OF_READING * rate)), MOST_BYTES)
-    size = min(size, device.free_bytes // OF_MEMORY)
+    size = trial_bytes(device)
     chosen = types or TYPES_TIMED
     chosen = tuple(dict.fromkeys((*TYPES_OF_OTHERS, *chosen)))
     trials = trials_of(chosen, size)
@@ -157,7 +155,16 @@ def _calibrated(
         samples = timed(trials, Path(folder), device, threads or machine.cores, seconds, progress)
     if samples is None:
         return None
+    rate = float(device.read_bytes_per_s or 0)
     return fit(samples, date=time.strftime("%Y-%m-%d %H:%M"), read_bytes_per_s=rate)
+
+
+def trial_bytes(device: Device) -> int:
+    """Return how large a model is to be timed on a device."""
+    size = round(SECONDS_OF_READING * (device.read_bytes_per_s or 0))
+    if device.kind == "ram":
+        size = 3 * last_cache_bytes()
+    return min(max(LEAST_BYTES, size), MOST_BYTES, device.free_bytes // OF_MEMORY)
 
 
 def last_cache_bytes() -> int:
@@ -223,12 +230,12 @@ def timed(
             break
         for done, one in enumerate(timings):
             progress("timing", number * len(trials) + done, LEAST_PASSES * len(trials))
-            if not _time_once(one, folder / "model.gguf", device, threads):
+            if not time_once(one, folder / "model.gguf", device, threads):
                 return None
     return [one.sample() for one in timings]
 
 
-def _time_once(timings: Timings, path: Path, device: Device, threads: int) -> bool:
+def time_once(timings: Timings, path: Path, device: Device, threads: int) -> bool:
     """Write, load and time one trial; whether the engine used the device.
 
     It is timed at once: some systems take the pages of an idle process away.

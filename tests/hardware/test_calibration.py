@@ -23,6 +23,7 @@ ROW = Calibration(
     token_seconds=1e-4,
     cache_bytes_per_s=3e9,
     score_seconds=1e-8,
+    row_seconds=1e-8,
     attention_operations_per_s=1e10,
     prompt_attention_operations_per_s=5e10,
     band=0.15,

@@ -34,6 +34,7 @@ SECONDS = {f"type {name}": 1e-10 * (1 + number) for number, name in enumerate(TY
     "expert layer": 2e-5,
     "token": 1e-4,
     "score": 2e-8,
+    "row": 7e-8,
     "attention": 1e-10,
     "cache": 4e-10,
 }
@@ -67,6 +68,7 @@ def test_constants_that_made_the_timings_are_found():
     assert row.expert_layer_seconds == pytest.approx(2e-5, rel=1e-3)
     assert row.token_seconds == pytest.approx(1e-4, rel=1e-3)
     assert row.score_seconds == pytest.approx(2e-8, rel=1e-3)
+    assert row.row_seconds == pytest.approx(7e-8, rel=1e-3)
     assert row.cache_bytes_per_s == pytest.approx(2.5e9, rel=1e-3)
     assert row.attention_operations_per_s == pytest.approx(1e10, rel=1e-3)
     assert row.band == 0.15

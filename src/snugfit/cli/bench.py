@@ -141,12 +141,14 @@ def show_row(name: str, row: Calibration, machine: Machine) -> None:
     render.out.print(table)
     of_experts = row.expert_bytes_per_s / row.bytes_per_s[row.expert_type]
     look = row.score_seconds + 4 * WIDE_HEAD / row.attention_operations_per_s
+    fetch = row.row_seconds + 4 * WIDE_HEAD / row.cache_bytes_per_s
     render.items(
         [
             f"experts are read at {of_experts:.0%} of the rate of other matrices",
             f"a layer takes {row.layer_seconds * 1e6:.0f} us beside its bytes, one with experts "
             f"{row.expert_layer_seconds * 1e6:.0f} us more, a token {row.token_seconds * 1e6:.0f}",
-            f"a head of {WIDE_HEAD} takes {look * 1e9:.0f} ns for each token that it looks at",
+            f"a head of {WIDE_HEAD} takes {look * 1e9:.0f} ns for each token that it looks at, "
+            f"fetching key and value {fetch * 1e9:.0f} ns, which heads may share",
             f"predictions: within {row.band:.0%}, prompts within {row.prefill_band:.0%}",
         ]
     )

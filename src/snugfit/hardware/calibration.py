@@ -36,7 +36,7 @@ RATES = (
     *("expert_bytes_per_s", "cache_bytes_per_s"),
     *("attention_operations_per_s", "prompt_attention_operations_per_s"),
 )
-SECONDS = ("layer_seconds", "expert_layer_seconds", "token_seconds", "score_seconds")
+SECONDS = ("layer_seconds", "expert_layer_seconds", "token_seconds", "score_seconds", "row_seconds")
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,7 @@ class Calibration:
     token_seconds: float
     cache_bytes_per_s: float
     score_seconds: float
+    row_seconds: float
     attention_operations_per_s: float
     prompt_attention_operations_per_s: float
     band: float  # of decoding, relative

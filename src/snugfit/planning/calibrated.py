@@ -92,6 +92,7 @@ def terms_of(sample: Sample) -> dict[str, float]:
         "expert layer": float(sum(1 for layer in reads.experts if layer)),
         "experts": float(sum(sum(layer.values()) for layer in reads.experts)),
         "score": float(sample.spec.heads * len(caches) * sample.filled),
+        "row": float(sum(cache.heads for cache in caches) * sample.filled),
         "attention": float(sum(reads.attention_operations) * sample.filled),
         "cache": float(sum(2 * (c.key_width + c.value_width) for c in caches) * sample.filled),
     }
@@ -151,6 +152,7 @@ def fit(
         token_seconds=found.get("token", 0.0),
         cache_bytes_per_s=_rate(found.get("cache", 0.0)),
         score_seconds=found.get("score", 0.0),
+        row_seconds=found.get("row", 0.0),
         attention_operations_per_s=_rate(found.get("attention", 0.0)),
         prompt_attention_operations_per_s=FASTEST_OPERATIONS,
         band=_band(rows, samples, found),
@@ -257,6 +259,7 @@ def pace_of(row: Calibration, otherwise: Pace) -> Pace:
         expert_layer_seconds=row.expert_layer_seconds * slower,
         token_seconds=row.token_seconds * slower,
         score_seconds=row.score_seconds * slower,
+        row_seconds=row.row_seconds * slower,
         attention_operations_per_s=row.attention_operations_per_s / slower,
         operations_per_s=most,
         operation_parts={name: rate / most for name, rate in operations.items() if rate},

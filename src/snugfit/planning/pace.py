@@ -35,8 +35,10 @@ class Pace:
     state_layer_seconds: float = 0.0  # more for a layer that scans: Mamba, a delta net
     expert_operations_part: float = 1.0  # of the operations, on experts: fewer tokens for each
     # Measured machines only. Processors do not read a cache as fast as they do matrices: each head
-    # takes time for every token that it looks at, and for every operation on it.
+    # takes time for every token that it looks at, and for every operation on it; each key and value
+    # head takes time to fetch its part of a token, which lies apart from the next one's.
     score_seconds: float = 0.0
+    row_seconds: float = 0.0
     attention_operations_per_s: float = math.inf
     prompt_attention_operations_per_s: float = 0.0  # 0: as with matrices
     operation_parts: Mapping[str, float] = field(default_factory=dict)  # by type; others: all

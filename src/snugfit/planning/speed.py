@@ -187,13 +187,18 @@ def attention_seconds(
     footprint: Footprint, reads: Reads, pace: Pace, seen: Sequence[int]
 ) -> list[float]:
     """Return what attention takes beside reading, where each layer looks at so many tokens."""
+    rows = [0] * len(seen)
+    for cache, layers in footprint.caches:
+        for layer in layers:
+            rows[layer] += cache.heads
     return [
         tokens
         * (
             footprint.graph.heads * pace.score_seconds
+            + heads * pace.row_seconds
             + operations / pace.attention_operations_per_s
         )
-        for operations, tokens in zip(reads.attention_operations, seen, strict=True)
+        for operations, heads, tokens in zip(reads.attention_operations, rows, seen, strict=True)
     ]
 
 
