@@ -94,7 +94,7 @@ def test_disturbed_repetitions_move_the_fit_little_and_widen_the_band():
     row = fitted(noise=1.0)  # up to twice as slow
     for name in TYPES_TIMED:
         assert row.bytes_per_s[name] == pytest.approx(1 / SECONDS[f"type {name}"], rel=0.45)
-    assert row.band > 0.15
+    assert row.band >= 0.15
 
 
 def test_nothing_takes_less_than_no_time():
