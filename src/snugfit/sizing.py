@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,6 +15,7 @@ from snugfit.models import Model
 from snugfit.planning import memory as memory_model
 from snugfit.planning.axes import Goal
 from snugfit.planning.beside import with_projector
+from snugfit.planning.reasons import basis
 from snugfit.planning.search import search
 from snugfit.units import parse_size
 
@@ -100,25 +102,65 @@ def with_measured_compute(use: MemoryUse, model: Model) -> MemoryUse:
     )
 
 
+def with_measured_plan(plan: Plan, model: Model) -> Plan:
+    """Return `plan`, a cut of `model`, as `with_measured_compute` does; its reasons say so."""
+    tensors = {
+        name: replace(tensor, type_name=plan.tensor_types[name])
+        for name, tensor in model.tensors.items()
+    }
+    use = with_measured_compute(plan.memory, replace(model, tensors=tensors))
+    return replace(plan, memory=use, reasons=(*plan.reasons[:-1], basis(use)))
+
+
 def plan(
     model: str,
     *,
     ctx: int | None = None,
     size: str | None = None,
+    mix: str | None = None,
     kv_type: str | None = None,
+    slots: int = 1,
+    ubatch: int | None = None,
+    flash_attention: bool = True,
+    gpu_layers: int | None = None,
+    cpu_expert_layers: int | None = None,
     vram: Sequence[int] | None = None,
     ram: int | None = None,
     machine: Machine | str | None = None,
+    value_type: str = "",
+    kv_unified: bool = False,
+    swa_full: bool = False,
+    rollback: int = 0,
+    objective: str = "balanced",
+    least_tokens_per_s: float = 0.0,
 ) -> Plan:
-    """Choose a mix, a context and a place for every layer. `size` bounds the file, as `15.2GiB`.
+    """Choose a mix, a context and a place for every layer; what is given is kept, None is chosen.
 
-    `vram` and `ram` in bytes replace the machine's own. Raises BudgetError if nothing fits.
+    `size` bounds the file, as `15.2GiB`; `mix` names the only one to try, as `Q4_K_M`. `vram` and
+    `ram` in bytes replace the machine's own. `objective` is what counts most: balanced, quality,
+    speed or context; nothing slower than `least_tokens_per_s` is chosen. The rest is as `memory`
+    has it. Raises BudgetError if nothing fits or is so fast, UnsupportedError for a mix or a cache
+    type that cannot be had, UsageError, FormatError and NetworkError.
     """
+    if not math.isfinite(least_tokens_per_s):
+        raise UsageError(f"{least_tokens_per_s} tokens a second. Give a number, as 10.")
     here = _machine(machine, vram, ram)
     goal = Goal(
         ctx=ctx,
         size_bytes=parse_size(size) if size else None,
+        mix=mix,
         kv_type=kv_type.upper() if kv_type else None,
+        slots=slots,
+        ubatch=ubatch,
+        flash_attention=flash_attention,
+        gpu_layers=gpu_layers,
+        cpu_expert_layers=cpu_expert_layers,
+        value_type=value_type.upper(),
+        kv_unified=kv_unified,
+        swa_full=swa_full,
+        rollback=rollback,
+        objective=objective,
+        least_tokens_per_s=least_tokens_per_s,
     )
     specs = {pick: found.spec() for pick, found in open_headers(model).models.items()}
     return search(specs, here, goal).chosen

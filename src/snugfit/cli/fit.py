@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -18,16 +19,22 @@ from snugfit.cli.options import (
     GpuLayers,
     Json,
     Kv,
+    KvUnified,
+    KvValues,
     Like,
     MachineName,
+    MinSpeed,
     ModelArgument,
+    Objective,
     Out,
     Ram,
+    Rollback,
     Size,
     Slots,
+    SwaFull,
     Text,
     Threads,
-    Ubatch,
+    UbatchOrAny,
     Vram,
     goal_from,
     machine_from,
@@ -47,10 +54,16 @@ def fit_command(
     size: Size = "",
     bpw: Bpw = 0.0,
     like: Like = "",
+    objective: Objective = "balanced",
+    min_speed: MinSpeed = 0.0,
     ctx: Ctx = 0,
     kv: Kv = "",
+    kv_values: KvValues = "",
     slots: Slots = 1,
-    ubatch: Ubatch = 512,
+    kv_unified: KvUnified = False,
+    swa_full: SwaFull = False,
+    rollback: Rollback = 0,
+    ubatch: UbatchOrAny = 0,
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
@@ -73,7 +86,15 @@ def fit_command(
 
     opened, machine = open_model(model), machine_from(vram, ram, machine_name)
     limit = size_limit(size, bpw, opened.spec().parameters)
-    goal = goal_from(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts)
+    goal = goal_from(
+        *(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts),
+        kv_values=kv_values,
+        kv_unified=kv_unified,
+        swa_full=swa_full,
+        rollback=rollback,
+        objective=objective,
+        min_speed=min_speed,
+    )
     chosen = plan_fit(opened, machine, goal)
     if not json:
         plan.show(chosen)
@@ -109,4 +130,5 @@ def fit_command(
         render.heading("Loss against the original")
         evaluate.show(fitted.score)
     configuration = chosen.memory.configuration
-    render.next_command(f'snugfit run {output} "import os" --ctx {configuration.ctx}')
+    out = shlex.quote(str(output))
+    render.next_command(f'snugfit run {out} "import os" --ctx {configuration.ctx}')

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from snugfit.cli import documents, render
 from snugfit.cli.inspect import say_where_from, warn_of_unknown
 from snugfit.cli.options import (
@@ -97,7 +99,8 @@ def memory_command(
     if mmproj:
         render.out.print(f"[dim]weights include {format_size(projector_bytes)} of the projector[/]")
     render.out.print(f"[dim]not counted: {NOT_COUNTED[0]}; --json says what else[/]")
-    render.next_command(f"snugfit plan {model}{machine_options(machine_name, vram, ram)}")
+    machine_given = machine_options(machine_name, vram, ram)
+    render.next_command(f"snugfit plan {shlex.quote(model)}{machine_given}")
 
 
 def show(use: MemoryUse) -> None:

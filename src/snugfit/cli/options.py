@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -137,7 +138,10 @@ FlashAttention = Annotated[
 GpuLayers = Annotated[
     int,
     typer.Option(
-        "--gpu-layers", "-ngl", "--n-gpu-layers", metavar="N", help="Layers on GPUs; -1 chooses."
+        *("--gpu-layers", "-ngl", "--n-gpu-layers"),
+        min=-1,
+        metavar="N",
+        help="Layers on GPUs; -1 chooses.",
     ),
 ]
 CpuExperts = Annotated[
@@ -146,6 +150,7 @@ CpuExperts = Annotated[
         "--cpu-experts",
         "-ncmoe",
         "--n-cpu-moe",
+        min=-1,
         metavar="N",
         help="First layers whose experts stay in RAM; -1 chooses.",
     ),
@@ -218,6 +223,8 @@ def machine_options(named: str, vram: str = "", ram: str = "") -> str:
 
 def size_limit(size: str, bpw: float, parameters: int) -> int | None:
     """Return the bytes that --size or --bpw allow the file, or None without either."""
+    if not math.isfinite(bpw):
+        raise UsageError(f"--bpw is {bpw}. Give bits a weight, as 4.5.")
     if size:
         return parse_size(size)
     return int(bpw * parameters / 8) if bpw else None
@@ -280,6 +287,8 @@ def goal_from(
     """Return what planning aims at; 0, -1 and empty text leave the choice to it."""
     from snugfit.planning.axes import Goal
 
+    if not math.isfinite(min_speed):
+        raise UsageError(f"--min-speed is {min_speed}. Give tokens a second, as 10.")
     return Goal(
         ctx=ctx or None,
         size_bytes=size_bytes,

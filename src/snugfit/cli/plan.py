@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from snugfit.cli import commands, documents, memory, render
@@ -21,6 +23,7 @@ from snugfit.cli.options import (
     KvValues,
     Like,
     MachineName,
+    Measure,
     MinSpeed,
     Nodes,
     Objective,
@@ -39,6 +42,7 @@ from snugfit.cli.options import (
     size_limit,
 )
 from snugfit.core import Plan, Speed
+from snugfit.quants.recipes import RECIPES
 from snugfit.units import format_size
 
 if TYPE_CHECKING:
@@ -65,6 +69,7 @@ def plan_command(
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
     explain: Explain = False,
+    measure: Measure = False,
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
@@ -98,6 +103,11 @@ def plan_command(
     )
     found = search(specs, site.whole, site.goal(goal))
     found, named = site.spread(found), headers.weights or model
+    if measure:
+        from snugfit.sizing import with_measured_plan
+
+        picked = headers.models.get(found.chosen.mix) or next(iter(headers.models.values()))
+        found = replace(found, chosen=with_measured_plan(found.chosen, picked))
     explained = explanation(found, site.whole, goal) if explain else ()
     made = commands.commands_of(found.chosen, specs, headers, named, site, target)
     if folder is not None:
@@ -113,25 +123,32 @@ def plan_command(
     show_frontier(found)
     show_ways(found)
     commands.show(made, folder)
-    limit = (f" --size {size}" if size else "") + machine_options(machine_name, vram, ram)
     if site.nodes:
         commands.show_next(found.chosen, named)
         return
-    weights = named
-    if len(specs) > 1:
-        weights += f":{found.chosen.mix}"
-    if spec.is_quantized or len(specs) > 1:
-        render.next_command(f"snugfit run {weights} --ctx {found.chosen.memory.configuration.ctx}")
-    else:
-        mix = found.chosen.mix
-        render.next_command(f"snugfit fit {weights} -o {spec.name}-{mix}.gguf{limit}")
+    weights = f"{named}:{found.chosen.mix}" if len(specs) > 1 else named
+    machine = machine_options(machine_name, vram, ram)
+    render.next_command(next_of(found.chosen, weights, machine))
+
+
+def next_of(plan: Plan, weights: str, machine: str) -> str:
+    """Return the command that makes the file that was chosen, or runs the one that there is."""
+    configuration = plan.memory.configuration
+    options = f" --ctx {configuration.ctx}"
+    if configuration.kv_type != "F16":
+        options += f" --kv {configuration.kv_type.lower()}"
+    if plan.mix not in RECIPES or weights.endswith(f":{plan.mix}"):
+        return f"snugfit run {shlex.quote(weights)}{options}"
+    out = shlex.quote(f"{plan.model}-{plan.mix}.gguf")
+    return f"snugfit fit {shlex.quote(weights)} -o {out} --like {plan.mix}{options}{machine}"
 
 
 def show(plan: Plan) -> None:
     """Print the choice, its reasons and its bytes on each device."""
     configuration = plan.memory.configuration
     render.out.print(
-        f"[bold]{plan.model}: {plan.mix}[/], {plan.bits_per_weight:.2f} bits a weight, file "
+        f"[bold]{render.safe(plan.model)}: {render.safe(plan.mix)}[/], "
+        f"{plan.bits_per_weight:.2f} bits a weight, file "
         f"{format_size(plan.file_bytes)} ({plan.file_bytes:,} bytes), {configuration.ctx:,} tokens"
     )
     render.items(plan.reasons)
@@ -140,13 +157,15 @@ def show(plan: Plan) -> None:
 
 def show_explanation(explained: tuple[Line, ...]) -> None:
     """Print one line a number, under a heading for each part."""
+    from rich.padding import Padding
+
     part = ""
     for line in explained:
         if line.part != part:
             render.heading(line.part)
             part = line.part
         render.out.print(f"{render.safe(line.what)}: [bold]{line.value}[/]", soft_wrap=True)
-        render.out.print(f"    [dim]{render.safe(line.how)}[/]")
+        render.out.print(Padding(f"[dim]{render.safe(line.how)}[/]", (0, 0, 0, 4)))
 
 
 def show_frontier(found: Found) -> None:
@@ -159,7 +178,7 @@ def show_frontier(found: Found) -> None:
         configuration = plan.memory.configuration
         table.add_row(
             "->" if plan.mix == found.chosen.mix and is_same(plan, found.chosen) else "",
-            plan.mix,
+            render.safe(plan.mix),
             f"{plan.expected_loss:.2g}",
             decode_of(plan.speed),
             f"{configuration.ctx:,}",
@@ -206,7 +225,7 @@ def show_ways(found: Found) -> None:
         missing = sum(use.missing_bytes for use in plan.memory.devices)
         table.add_row(
             "->" if plan.mix == found.chosen.mix else "",
-            plan.mix,
+            render.safe(plan.mix),
             f"{plan.bits_per_weight:.2f}",
             format_size(plan.file_bytes),
             f"{configuration.ctx:,}",

@@ -83,7 +83,7 @@ def warn(text: str) -> None:
 
 def next_command(command: str) -> None:
     """Print the command that people want next; never folded, so that it can be copied."""
-    out.print(f"\n[dim]Next:[/] [bold]{command}[/]", soft_wrap=True)
+    out.print(f"\n[dim]Next:[/] [bold]{safe(command)}[/]", soft_wrap=True)
 
 
 class Bar:

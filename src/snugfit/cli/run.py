@@ -18,11 +18,16 @@ from snugfit.cli.options import (
     GpuLayers,
     Json,
     Kv,
+    KvUnified,
+    KvValues,
     MachineName,
+    MinSpeed,
     ModelArgument,
+    Objective,
     Ram,
     Slots,
-    Ubatch,
+    SwaFull,
+    UbatchOrAny,
     Vram,
     goal_from,
     machine_from,
@@ -57,11 +62,16 @@ def run_command(
     seed: Seed = -1,
     ctx: Ctx = 0,
     kv: Kv = "",
+    kv_values: KvValues = "",
     slots: Slots = 1,
-    ubatch: Ubatch = 512,
+    kv_unified: KvUnified = False,
+    swa_full: SwaFull = False,
+    ubatch: UbatchOrAny = 0,
     flash_attention: FlashAttention = "on",
     gpu_layers: GpuLayers = -1,
     cpu_experts: CpuExperts = -1,
+    objective: Objective = "balanced",
+    min_speed: MinSpeed = 0.0,
     machine_name: MachineName = "",
     vram: Vram = "",
     ram: Ram = "",
@@ -84,7 +94,12 @@ def run_command(
     path = runnable(opened)
     spec, machine = open_model(str(path)).spec(), machine_from(vram, ram, machine_name)
     goal = goal_from(
-        ctx, None, AS_IT_IS, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts
+        *(ctx, None, AS_IT_IS, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts),
+        kv_values=kv_values,
+        kv_unified=kv_unified,
+        swa_full=swa_full,
+        objective=objective,
+        min_speed=min_speed,
     )
     plan = choose(spec, machine, goal)
     drawn = None if seed < 0 else seed

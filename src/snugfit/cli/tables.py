@@ -118,7 +118,7 @@ def tables_command(
         warn_of_unknown(spec)
         show(tables)
         file = re.sub(r"[^\w.-]+", "-", tables.model.split("/")[-1])
-        render.next_command(render.safe(f"snugfit tables {shlex.quote(model)} -o {file}.html"))
+        render.next_command(f"snugfit tables {shlex.quote(model)} -o {file}.html")
 
 
 def print_exactly(text: str) -> None:

@@ -15,6 +15,9 @@ from snugfit.planning.memory import Footprint
 CONTEXTS = (32768, 16384, 8192, 4096, 2048, 1024, 512)
 CACHE_TYPES = ("F16", "Q8_0", "Q4_0")
 UBATCHES = (512, 1024, 2048)
+# Places times layers that are tried; beyond it places are left out, so that no header can ask for
+# hours of search. Models that people have need a fifth of it.
+MOST_PLACED = 2**17
 
 
 @dataclass(frozen=True)
@@ -119,12 +122,12 @@ def placements(footprint: Footprint, devices: Sequence[Device], goal: Goal) -> l
         raise UsageError(f"{goal.gpu_layers} GPU layers. Give 0 or more.")
     most = everything if goal.gpu_layers is None else min(goal.gpu_layers, everything)
     experts = layers if any(footprint.weights.experts) and most else 0
-    fixed = goal.cpu_expert_layers
+    fixed = None if goal.cpu_expert_layers is None else min(goal.cpu_expert_layers, experts)
     pairs = [(most, n) for n in (range(experts + 1) if fixed is None else [fixed])]
     if goal.gpu_layers is None:
         left = experts if fixed is None else fixed
         pairs += [(layers_left, left) for layers_left in reversed(range(most))]
-    plain = [Placement(*pair) for pair in pairs]
+    plain = [Placement(*pair) for pair in _thinned(pairs, MOST_PLACED // (layers + 1))]
     if len(gpus) < 2:
         return plain
     even = (
@@ -133,6 +136,13 @@ def placements(footprint: Footprint, devices: Sequence[Device], goal: Goal) -> l
         if one.gpu_layers
     )
     return [*plain, *even]
+
+
+def _thinned(pairs: Sequence[tuple[int, int]], most: int) -> list[tuple[int, int]]:
+    """Return at most `most` of them, evenly spread, the first and the last kept."""
+    if len(pairs) <= most:
+        return list(pairs)
+    return [pairs[number * (len(pairs) - 1) // (most - 1)] for number in range(most)]
 
 
 def _even_split(

@@ -9,7 +9,7 @@ from snugfit.core import Machine, Plan
 from snugfit.planning import value
 from snugfit.planning.axes import Goal
 from snugfit.planning.search import Found
-from snugfit.quants.types import TYPES
+from snugfit.quants.types import TYPES, QuantType
 from snugfit.units import format_size
 
 
@@ -36,8 +36,7 @@ def _weights(plan: Plan) -> list[Line]:
             "Where the weights' bytes come from",
             f"{type_name}, {count} tensors",
             f"{TYPES[type_name].bits_per_weight:.4g} bits a weight",
-            f"{TYPES[type_name].block_bytes} bytes for every {TYPES[type_name].block_weights} "
-            "weights of a row",
+            _of_blocks(TYPES[type_name]),
         )
         for type_name, count in counts.most_common()
     ]
@@ -50,6 +49,12 @@ def _weights(plan: Plan) -> list[Line]:
         )
     )
     return lines
+
+
+def _of_blocks(row: QuantType) -> str:
+    if row.block_weights == 1:
+        return f"{row.block_bytes} bytes a weight"
+    return f"{row.block_bytes} bytes for every {row.block_weights} weights of a row"
 
 
 def _memory(plan: Plan, machine: Machine) -> list[Line]:
@@ -76,8 +81,9 @@ def _memory(plan: Plan, machine: Machine) -> list[Line]:
             (
                 "compute",
                 device.compute_bytes,
-                f"what a pass of {configuration.ubatch} tokens keeps alive at its busiest moment: "
-                f"{use.compute_basis} within {use.compute_band:.0%}",
+                f"what a pass of {min(configuration.ubatch, configuration.ctx)} tokens keeps alive "
+                f"at its busiest moment: {use.compute_basis}"
+                + (f" within {use.compute_band:.0%}" if use.compute_band else ""),
             ),
             (
                 "other",
@@ -100,7 +106,8 @@ def _speed(plan: Plan) -> list[Line]:
         how = "work that no byte explains"
         if one.size_bytes:
             rate = one.size_bytes / one.seconds / 1e9
-            how = f"{format_size(one.size_bytes)} at {rate:.3g} GB/s, with what each layer costs"
+            how = f"{format_size(one.size_bytes)} at {rate:.3g} GB/s"
+            how += "" if one.what.endswith(": cache") else ", with what each layer costs"
         lines.append(Line(part, one.what, f"{1e3 * one.seconds:.3g} ms", how))
     band = speed.decode_tokens_per_s
     lines.append(

@@ -112,18 +112,24 @@ ASSUMED_LINK_BYTES_PER_S = 16e9
 
 def paces_of(devices: Sequence[Device]) -> tuple[Pace, ...]:
     """Return the pace of every device, RAM last."""
-    shares = any(device.shares_ram for device in devices)
     *gpus, ram = (typical_pace(device) for device in devices)
-    return (*gpus, _beside_gpu(ram) if shares else ram)
+    beside = [gpu for gpu, device in zip(gpus, devices, strict=False) if device.shares_ram]
+    return (*gpus, _beside_gpu(ram, beside[0]) if beside else ram)
 
 
-def _beside_gpu(ram: Pace) -> Pace:
-    """Return the pace of processors whose memory is wide for the GPU's sake."""
+def _beside_gpu(ram: Pace, gpu: Pace) -> Pace:
+    """Return the pace of processors whose memory is wide for the GPU's sake.
+
+    Nobody has measured that a layer costs them less than the GPU, and nobody places layers so.
+    """
     return replace(
         ram,
         bytes_per_s=PROCESSOR_PART * ram.bytes_per_s,
         cache_bytes_per_s=PROCESSOR_PART * ram.cache_bytes_per_s,
         operations_per_s=PROCESSOR_OPERATIONS_PART * ram.operations_per_s,
+        layer_seconds=max(ram.layer_seconds, gpu.layer_seconds),
+        expert_layer_seconds=max(ram.expert_layer_seconds, gpu.expert_layer_seconds),
+        state_layer_seconds=max(ram.state_layer_seconds, gpu.state_layer_seconds),
     )
 
 

@@ -46,9 +46,15 @@ def reasons_for(
             "So few bits lose much: a smaller model with more bits may well answer better. "
             "`snugfit evaluate` says how much."
         )
-    band = f"{chosen.memory.compute_band:.0%}"
-    sentences.append(f"Weights and file are exact, compute buffers estimated to within {band}.")
-    return tuple(sentences)
+    return (*sentences, basis(chosen.memory))
+
+
+def basis(use: MemoryUse) -> str:
+    """Say how the bytes of a plan are known: always its last reason."""
+    if use.compute_basis == "measured":
+        return "Weights and file are exact, compute buffers are what the engine says."
+    band = f"{use.compute_band:.0%}"
+    return f"Weights and file are exact, compute buffers estimated to within {band}."
 
 
 def budget_error(
@@ -96,7 +102,8 @@ def _choice(spec: ModelSpec, chosen: Plan, ways: Sequence[Plan]) -> str:
         where = "it fits"
     elif has_all_layers_on_gpus(use, spec.layers):
         gpus = "the GPU" if len(use.devices) == 2 else "the GPUs"
-        where = f"all its layers are on {gpus}"
+        but = " but for experts" if use.configuration.cpu_expert_layers else ""
+        where = f"all its layers are on {gpus}{but}"
     else:
         where = f"it fits with {_in_ram(spec, use)} of {spec.layers} layers in RAM, which is slow"
     return f"{chosen.mix}: {what}; {where}."

@@ -21,7 +21,7 @@ from snugfit.planning.cuts import AS_IT_IS, Cut, cuts_of
 from snugfit.planning.grid import Flags, Grid, Numbers
 from snugfit.planning.memory import use_of
 from snugfit.planning.pace import Pace
-from snugfit.planning.reasons import budget_error, reasons_for
+from snugfit.planning.reasons import budget_error, rate, reasons_for
 from snugfit.planning.speed import speed_of
 from snugfit.quants.recipes import RECIPES
 
@@ -124,8 +124,8 @@ def search(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> Foun
             for space in spaces
         )
         raise BudgetError(
-            f"{name}: the fastest way that fits decodes {fastest:.3g} tokens/s; "
-            f"{goal.least_tokens_per_s:.3g} were asked. Ask for less, or for a smaller --ctx."
+            f"{name}: the fastest way that fits decodes {rate(float(fastest))} tokens/s; "
+            f"{rate(goal.least_tokens_per_s)} were asked. Ask for less, or for a smaller --ctx."
         )
     chosen, frontier = _best(spaces), _frontier(spaces)
     return Found(

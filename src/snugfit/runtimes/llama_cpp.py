@@ -301,6 +301,8 @@ def child_settings(path: Path, configuration: Configuration, threads: int | None
         "flash_attention": configuration.flash_attention,
         "gpu_layers": configuration.gpu_layers,
         "cpu_expert_layers": configuration.cpu_expert_layers,
+        "gpu_split": list(configuration.gpu_split),
+        "expert_cache_bytes": configuration.expert_cache_bytes,
         "threads": threads,
     }
 

@@ -119,6 +119,11 @@ def engine_parameters(xllamacpp: Any, settings: dict[str, Any]) -> Any:
         xllamacpp.llama_flash_attn_type, f"LLAMA_FLASH_ATTN_TYPE_{flash}"
     )
     parameters.n_gpu_layers = settings["gpu_layers"]
+    if settings["gpu_split"]:
+        split = [float(count) for count in settings["gpu_split"]]
+        unused = [0.0] * (len(parameters.tensor_split) - len(split))
+        parameters.tensor_split = split + unused
+    parameters.moe_cache_size = settings["expert_cache_bytes"]
     overrides = expert_overrides(settings["cpu_expert_layers"])
     if overrides:
         parameters.tensor_buft_overrides = overrides
