@@ -86,6 +86,7 @@ class ModelSpec:
     cache_basis: Basis = "exact"
     header_bytes: int = 0  # before the tensor data of a file cut from this model
     states: tuple[LayerState, ...] = ()
+    borrowed: tuple[LayerCache, ...] = ()  # read by layers that have none, as their own would be
 
     @cached_property
     def parameters(self) -> int:
@@ -214,7 +215,7 @@ class MemoryUse:
     file_bytes: int
     kv_basis: Basis = "exact"
     compute_basis: Basis = "estimated"
-    compute_band: float = 0.0  # 0.2 says: within 20 % either way
+    compute_band: float = 0.0  # 0.2 says: at most 20 % more; less too, in planning.memory
 
     @property
     def weights_bytes(self) -> int:

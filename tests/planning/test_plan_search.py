@@ -26,6 +26,7 @@ LLAMA = original_of(QUANTIZED)
 QWEN_MOE = original_of(spec_from_header("Qwen3-30B-A3B"))
 HYBRID = spec_from_header("Qwen3.6-35B-A3B")
 INDEXED = spec_from_header("DeepSeek-V4-Flash")
+BORROWING = spec_from_header("gemma-4-E2B")
 
 
 def size_of_file(spec, tensor_types):
@@ -275,7 +276,9 @@ def test_no_way_of_the_frontier_beats_another_or_is_beaten_by_the_choice():
 
 
 @pytest.mark.parametrize("vram", [[], [24 * GIB], [24 * GIB, 9 * GIB], [6 * GIB, 0, 8 * GIB]])
-@pytest.mark.parametrize("spec", [LLAMA, QWEN_MOE, HYBRID, INDEXED], ids=lambda spec: spec.name)
+@pytest.mark.parametrize(
+    "spec", [LLAMA, QWEN_MOE, HYBRID, INDEXED, BORROWING], ids=lambda spec: spec.name
+)
 def test_the_grid_is_the_sum_of_what_is_said_one_at_a_time(spec, vram):
     machine = machine_of(vram, 64 * GIB)
     goal = Goal(mix="Q4_K_M" if not spec.is_quantized else None)

@@ -252,8 +252,10 @@ def spec_of(
     row = ARCHITECTURES.get(architecture)
     layers = _layers(reader, tensors, known=row is not None)
     vocabulary = _rows_of(tensors, "token_embd.weight")
-    caches, states = (
-        _kept_by_rules(reader, row, layers, tensors) if row else (_cache_by_tensors(tensors), ())
+    caches, borrowed, states = (
+        _kept_by_rules(reader, row, layers, tensors)
+        if row
+        else (_cache_by_tensors(tensors), (), ())
     )
     return ModelSpec(
         name=name,
@@ -275,6 +277,7 @@ def spec_of(
         cache_basis="exact" if row else "estimated",
         header_bytes=header_bytes,
         states=states,
+        borrowed=borrowed,
     )
 
 
@@ -295,8 +298,8 @@ def _layers(reader: Metadata, tensors: Sequence[TensorInfo], *, known: bool) -> 
 
 def _kept_by_rules(
     reader: Metadata, row: Architecture, layers: int, tensors: Sequence[TensorInfo]
-) -> tuple[tuple[LayerCache, ...], tuple[LayerState, ...]]:
-    """Return the caches and the states of a model whose architecture is known."""
+) -> tuple[tuple[LayerCache, ...], tuple[LayerCache, ...], tuple[LayerState, ...]]:
+    """Return the caches, those that further layers read, and the states of a known architecture."""
     lowest = 0 if row.recurrent or row.attention is grouped_or_empty else 1
     shape = shape_of(reader, layers, row.windows, lowest_heads=lowest)
     states: tuple[LayerState, ...] = ()
@@ -305,15 +308,19 @@ def _kept_by_rules(
         states = states_of(shape, row.state, row.recurrent, can_roll_back=row.can_roll_back)
         alone = alone if row.is_both else row.recurrent(shape)
     if row.attention is None:
-        return (), states
+        return (), (), states
     sharing = reader.whole("attention.shared_kv_layers", 0, layers, default=0)
     owners = min(row.own_caches or layers - sharing, layers)
     last = owners if row.attention is compressed else min(owners, shape.trunk)
-    caches = tuple(
-        cache for layer in range(last) if not alone[layer] for cache in row.attention(shape, layer)
-    )
+    every = [
+        cache
+        for layer in range(max(last, shape.trunk))
+        if not alone[layer]
+        for cache in row.attention(shape, layer)
+    ]
+    caches = tuple(cache for cache in every if cache.layer < last)
     _check_widths(reader, caches, tensors)
-    return caches, states
+    return caches, tuple(cache for cache in every if cache.layer >= last), states
 
 
 def _check_widths(

@@ -22,6 +22,12 @@ INDEX_BYTES = 6
 # Hidden states and feed-forward widths that are alive at once, where it is not five and three.
 ALIVE = {"gemma3n": (5, 4), "llama4": (6, 3)}
 ALIVE_USUALLY, UNGATED = (5, 3), (5, 1)
+# Hidden states that one layer hands to the next where that is on another GPU, and before them what
+# the first GPU is handed. Several streams are handed over twice: as they are, and mixed. What
+# Mamba scans goes to the next GPU and back.
+HANDED = {"gemma3n": (8, 11), "deepseek4": (1, 8), "mamba": (3, 5), "mamba2": (3, 5)}
+HANDED_USUALLY = (1, 1)
+INDEX_OF_VALUE_BYTES = 8  # of each number of a value that is stored transposed
 
 # Of 713 configurations of 35 models (contexts of 512 and more, 64 to 1024 tokens at a time) those
 # with flash attention agree with the embedded llama.cpp on the CPU within BAND, mostly within 1 %,
@@ -52,6 +58,7 @@ class Graph:
     is_indexed: bool
     is_parallel: bool  # both halves of a layer read the same input
     caches: tuple[LayerCache, ...]  # one of each kind
+    handed: tuple[int, int]  # hidden states that the first GPU and each later one is handed
     band: float  # how far off the embedded engine on the CPU, relative
 
     def feed_forward_width(self) -> int:
@@ -119,6 +126,7 @@ def graph_of(spec: ModelSpec) -> Graph:
         is_indexed=any(cache.is_index for cache in kinds),
         is_parallel=not rows.keys() & {"ffn_norm.weight", "post_attention_norm.weight"},
         caches=kinds,
+        handed=HANDED.get(spec.architecture, HANDED_USUALLY),
         band=WIDER_BANDS.get(spec.architecture, BAND),
     )
 
@@ -173,15 +181,17 @@ def gpu_bytes(
     configuration: Configuration,
     *,
     copies: int = 1,
+    is_first: bool = True,
     streamed_bytes: int = 0,
     outputs: int | None = None,
 ) -> int:
     """Return the compute buffer of a GPU, as the engine's log has it.
 
-    The embeddings were looked up in RAM. Several GPUs in a pipeline keep `copies` of the inputs,
-    each beside all that follows. `streamed_bytes` are of matrices that come from RAM for a while.
-    `outputs` are the tokens whose logits are wanted: one a slot, but in builds before August 2026
-    all of a pass, as in llama-perplexity still.
+    The embeddings were looked up in RAM. GPUs in a pipeline keep `copies` of the inputs, and of
+    what they are handed, beside all that follows: the first is handed the embeddings, a later one
+    the hidden states. `streamed_bytes` come from RAM for a while. `outputs` are the tokens whose
+    logits are wanted: one a slot, but in builds before August 2026 all of a pass, as in
+    llama-perplexity still.
     """
     layer = _layer_bytes(graph, configuration) - embedded_bytes(graph, configuration)
     layer += streamed_bytes
@@ -189,8 +199,45 @@ def gpu_bytes(
     logits = count * (graph.vocabulary + 2 * graph.hidden) * FLOAT_BYTES
     inputs = input_bytes(graph, configuration)
     if copies > 1:
-        return max(layer, logits) + copies * inputs
+        handed = _handed_bytes(graph, configuration, is_first=is_first)
+        kept = inputs + handed + _further_inputs(graph, configuration)
+        return max(layer, logits) + copies * kept
     return max(layer + inputs, logits)
+
+
+def host_bytes(graph: Graph, configuration: Configuration, *, copies: int = 1) -> int:
+    """Return the compute buffer of RAM where GPUs have all layers.
+
+    It holds the inputs and the embeddings: looked up, and as a program might give them instead.
+    """
+    tokens = tokens_of_pass(configuration)
+    inputs, embedded = input_bytes(graph, configuration), embedded_bytes(graph, configuration)
+    looked_up = tokens * graph.layer_inputs * FLOAT_BYTES
+    if copies == 1:
+        return inputs + embedded + looked_up
+    given = embedded // 2 + _further_inputs(graph, configuration)
+    return copies * (inputs + given) + embedded // 2 + looked_up
+
+
+def _handed_bytes(graph: Graph, configuration: Configuration, *, is_first: bool) -> int:
+    first, other = graph.handed
+    width = first * graph.hidden + graph.layer_inputs if is_first else other * graph.hidden
+    return tokens_of_pass(configuration) * width * FLOAT_BYTES
+
+
+def _further_inputs(graph: Graph, configuration: Configuration) -> int:
+    """Return inputs that count where there are copies: elsewhere others are gone by then.
+
+    An indexer has a mask of its own. Without flash attention values are stored transposed, each
+    number at an index.
+    """
+    size = 0
+    if graph.is_indexed and not graph.is_compressed:
+        size += _cells_scored(graph, configuration) * HALF_BYTES
+    if not configuration.flash_attention:
+        widths = [cache.value_width for cache in graph.caches if cache.value_width]
+        size += len(widths) * max(widths, default=0) * INDEX_OF_VALUE_BYTES
+    return tokens_of_pass(configuration) * size
 
 
 def _layer_bytes(graph: Graph, configuration: Configuration) -> int:

@@ -22,6 +22,7 @@ from snugfit.planning.memory import (
     IN_RAM,
     STREAMED_FROM_TOKENS,
     Footprint,
+    borrowed_caches,
     compute_band,
     compute_bytes,
     overhead_bytes,
@@ -185,10 +186,16 @@ def _compute_bytes(
 ) -> tuple[Numbers, Numbers, Numbers]:
     """Return compute buffers, [C, S, P, D], overhead, [S, P, D], and bands, [S, P].
 
-    Few kinds of places differ: it matters who works, and whether RAM has a part.
+    Few kinds of places differ: it matters who works, whether RAM has a part, and who reads a cache
+    of another.
     """
     kinds = [
-        (frozenset(vector), IN_RAM in vector[:-1], one.cpu_expert_layers > 0)
+        (
+            frozenset(vector),
+            IN_RAM in vector[:-1],
+            one.cpu_expert_layers > 0,
+            tuple((gpu, cache.window) for gpu, cache in borrowed_caches(footprints[0], vector)),
+        )
         for vector, one in zip(places.vectors, places.placements, strict=True)
     ]
     first = {kind: number for number, kind in reversed(list(enumerate(kinds)))}
@@ -209,8 +216,10 @@ def _compute_bytes(
             overhead[row, at] = overhead_bytes(bare, placed, vector, gpus)
             bands[row, at] = compute_band(bare, placed, vector)
             if any(where != IN_RAM for where in vector):
-                sizes = [streamed_bytes(cut.weights, placed, vector) for cut in footprints]
-                compute[:, row, at, 0] += _added(bare, placed, found[0], sizes)
+                sizes = [streamed_bytes(cut, placed, vector) for cut in footprints]
+                cached = streamed_bytes(bare, placed, vector)
+                counted = gpu_bytes(bare.graph, placed, streamed_bytes=cached) if found[0] else 0
+                compute[:, row, at, 0] += _added(bare, placed, counted, sizes)
     return compute[:, :, columns], overhead[:, columns], bands[:, columns]
 
 

@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 
 from snugfit.archs.cache import (
     CacheGroups,
+    cache_bytes,
     cells_of,
     group_bytes,
     grouped,
@@ -31,6 +32,7 @@ from snugfit.core import (
     Configuration,
     Device,
     DeviceUse,
+    LayerCache,
     LayerState,
     Machine,
     MemoryUse,
@@ -47,10 +49,9 @@ from snugfit.planning.compute import (
     Graph,
     band_of,
     busiest_bytes,
-    embedded_bytes,
     gpu_bytes,
     graph_of,
-    input_bytes,
+    host_bytes,
 )
 from snugfit.quants.types import TYPES
 from snugfit.units import MIB
@@ -66,10 +67,13 @@ PIPELINE_COPIES = 4
 # Matrices in RAM are copied to the GPU, one while the next arrives, for batches of so many tokens.
 STREAMED_MATRICES, STREAMED_FROM_TOKENS = 2, 32
 
-# Public logs of a whole model on one GPU agree within 6 %; with several GPUs, or experts in RAM,
-# single buffers are off by up to 28 % (tests/measured_rows.py). A band on the CPU is the
-# graph's own. Unknown architectures have parts of their own.
-GPU_BAND, SPREAD_BAND, UNKNOWN_BAND = 0.1, 0.3, 0.5
+# How much more a buffer may be. Public logs of a whole model on one GPU agree within 6 %
+# (tests/measured_rows.py), llama.cpp's scheduler for several GPUs within 7 % (tests/planning/
+# test_gpu_splits.py). With experts in RAM it has 6 % more, and 11 to 29 % on the second card of
+# DeepSeek-V4, whose graph has a wider band; with layers in RAM 20 %. It may have half as much too:
+# where one matrix of two is gone in time depends on the release, the model and the placement.
+# A band on the CPU is the graph's own. Unknown architectures have parts of their own.
+GPU_BAND, EXPERTS_BAND, LAYERS_BAND, UNKNOWN_BAND = 0.1, 0.15, 0.25, 0.5
 
 # Types that the engine rearranges for processors with AVX2. An embedding that serves as output
 # matrix too is kept both ways: rows are looked up in it as it was.
@@ -106,6 +110,7 @@ class Footprint:
     caches: CacheGroups
     states: tuple[LayerState, ...]
     cache_basis: Basis
+    borrowed: tuple[tuple[LayerCache, int], ...] = ()  # and the layer that keeps it
 
     @property
     def layers(self) -> int:
@@ -135,7 +140,14 @@ def footprint_of(spec: ModelSpec) -> Footprint:
         caches=grouped(spec.caches),
         states=spec.states,
         cache_basis=spec.cache_basis,
+        borrowed=_borrowed(spec),
     )
+
+
+def _borrowed(spec: ModelSpec) -> tuple[tuple[LayerCache, int], ...]:
+    """Return what layers read of the last cache of their kind, and the layer that has it."""
+    owners = {bool(cache.window): cache.layer for cache in spec.caches}
+    return tuple((cache, owners[bool(cache.window)]) for cache in spec.borrowed)
 
 
 def cut_footprint(original: Footprint, spec: ModelSpec, sizes: Mapping[str, int]) -> Footprint:
@@ -336,30 +348,62 @@ def compute_bytes(
     used = sorted(set(place) - {IN_RAM})
     if not used:
         return [0] * gpus + [busiest_bytes(graph, configuration)]
-    pipelined = len(used) > 1 and IN_RAM not in place and not configuration.cpu_expert_layers
-    copies = PIPELINE_COPIES if pipelined else 1
+    copies = pipeline_copies(configuration, place, gpus)
+    borrowed = [0] * gpus
+    for gpu, cache in borrowed_caches(footprint, place):
+        borrowed[gpu] += copies * cache_bytes([cache], configuration)[cache.layer]
     compute = []
     for gpu in range(gpus):
         # Whatever is in RAM is multiplied on the first GPU.
-        streamed = streamed_bytes(footprint.weights, configuration, place) if gpu == 0 else 0
+        streamed = streamed_bytes(footprint, configuration, place) if gpu == 0 else 0
         size = gpu_bytes(
-            graph, configuration, copies=copies, streamed_bytes=streamed, outputs=outputs
+            graph,
+            configuration,
+            copies=copies,
+            is_first=gpu == used[0],
+            streamed_bytes=streamed,
+            outputs=outputs,
         )
-        compute.append(size if gpu in used or streamed else 0)
-    inputs, embedded = input_bytes(graph, configuration), embedded_bytes(graph, configuration)
+        compute.append(size + borrowed[gpu] if gpu in used or streamed else 0)
     if IN_RAM in place[:-1]:
         return [*compute, busiest_bytes(graph, configuration)]
-    return [*compute, copies * inputs + embedded]
+    return [*compute, host_bytes(graph, configuration, copies=copies)]
 
 
-def streamed_bytes(weights: Weights, configuration: Configuration, place: Sequence[int]) -> int:
-    """Return what of the matrices in RAM is on the first GPU at a time."""
+def pipeline_copies(configuration: Configuration, place: Sequence[int], gpus: int) -> int:
+    """Return how many copies the engine keeps of what its GPUs are given.
+
+    It works on several passes at once where it sees more than one GPU and RAM has no part, whether
+    they are its own or servers': both say that they work beside it and signal when they are done.
+    Servers differ elsewhere: they never take matrices from RAM, so that `streamed_bytes` are too
+    many for them.
+    """
+    is_whole = IN_RAM not in place and not configuration.cpu_expert_layers
+    return PIPELINE_COPIES if gpus > 1 and is_whole else 1
+
+
+def borrowed_caches(footprint: Footprint, place: Sequence[int]) -> list[tuple[int, LayerCache]]:
+    """Return (GPU, cache) for every layer whose cache is copied to it from another device."""
+    return [
+        (place[cache.layer], cache)
+        for cache, owner in footprint.borrowed
+        if place[cache.layer] not in (place[owner], IN_RAM)
+    ]
+
+
+def streamed_bytes(footprint: Footprint, configuration: Configuration, place: Sequence[int]) -> int:
+    """Return what of the matrices, or of the caches, in RAM is on the first GPU at a time.
+
+    Two matrices are the most: one is kept where the next happens to fit into its place.
+    """
     if tokens_of_pass(configuration) < STREAMED_FROM_TOKENS:
         return 0
-    has_layers = IN_RAM in place[:-1]
-    dense = weights.largest_dense if has_layers else 0
+    weights, has_layers = footprint.weights, IN_RAM in place[:-1]
     experts = weights.largest_experts if has_layers or configuration.cpu_expert_layers else 0
-    return STREAMED_MATRICES * max(dense, experts)
+    if not has_layers:
+        return STREAMED_MATRICES * experts
+    caches = [size for _, size in group_bytes(footprint.caches, configuration)]
+    return max(STREAMED_MATRICES * max(weights.largest_dense, experts), *caches, 0)
 
 
 def compute_band(footprint: Footprint, configuration: Configuration, place: Sequence[int]) -> float:
@@ -370,8 +414,8 @@ def compute_band(footprint: Footprint, configuration: Configuration, place: Sequ
     devices = set(place)
     if devices == {IN_RAM}:
         return band_of(graph, configuration)
-    is_whole = len(devices) == 1 and not configuration.cpu_expert_layers
-    return (GPU_BAND if is_whole else SPREAD_BAND) + graph.band - BAND
+    experts = EXPERTS_BAND if configuration.cpu_expert_layers else GPU_BAND
+    return (LAYERS_BAND if IN_RAM in devices else experts) + graph.band - BAND
 
 
 def _unpacked_cache(caches: CacheGroups, configuration: Configuration) -> int:
