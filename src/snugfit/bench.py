@@ -40,9 +40,9 @@ UNTIMED = ("F32", "F64", "I8", "I16", "I32", "I64", "Q8_1", "Q8_K")  # no matric
 # A model is beyond what a processor caches; a GPU reads it for much longer than it needs to start.
 SECONDS_OF_READING = 1e-3
 LEAST_BYTES, MOST_BYTES = 96 * MIB, 512 * MIB
-DECODED, LONG_FILL, SHORT_FILL = 3, 2048, 16
+DECODED, LONG_FILL, SHORT_FILL = 3, 1536, 16
 PROMPT_TOKENS = {"ram": 64, "gpu": 512}
-REPEATS, LEAST_PASSES, MOST_PASSES = 8, 2, 6
+REPEATS, LEAST_PASSES, MOST_PASSES = 10, 1, 6
 SECONDS = 30.0
 LEAST_TOKENS = 32  # of a run that corrects
 OF_MEMORY = 8  # a model takes at most one part in so many of what is free
@@ -198,7 +198,7 @@ class Timings:
             took = engine.time(engine.prompt(prompt_tokens, vocabulary), 2, anew=True)
         self.prompt_tokens = took.prompt_tokens
         self.prompts.append(took.prompt_seconds)
-        for _ in range(LEAST_PASSES * REPEATS if self.is_long else REPEATS):
+        for _ in range(REPEATS):
             self.tokens.append(engine.time(text, DECODED + 1).token_seconds)
 
     def sample(self) -> Sample:

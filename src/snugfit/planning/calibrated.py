@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from snugfit.archs.cache import padded_cells
 from snugfit.core import Machine, ModelSpec
 from snugfit.hardware import calibration
 from snugfit.hardware.calibration import Calibration
@@ -86,15 +87,16 @@ def quiet(seconds: Sequence[float]) -> float:
 def terms_of(sample: Sample) -> dict[str, float]:
     """Return how much of everything one decoded token of a model takes: its row of the system."""
     reads, caches = sample.reads, sample.spec.caches
+    cells = padded_cells(sample.filled + 1)  # attention looks at the empty ones of a step too
     terms: dict[str, float] = {
         "token": 1.0,
         "layer": sum(reads.tensors) / PLAIN_TENSORS,
         "expert layer": float(sum(1 for layer in reads.experts if layer)),
         "experts": float(sum(sum(layer.values()) for layer in reads.experts)),
-        "score": float(sample.spec.heads * len(caches) * sample.filled),
-        "row": float(sum(cache.heads for cache in caches) * sample.filled),
-        "attention": float(sum(reads.attention_operations) * sample.filled),
-        "cache": float(sum(2 * (c.key_width + c.value_width) for c in caches) * sample.filled),
+        "score": float(sample.spec.heads * len(caches) * cells),
+        "row": float(sum(cache.heads for cache in caches) * cells),
+        "attention": float(sum(reads.attention_operations) * cells),
+        "cache": float(sum(2 * (c.key_width + c.value_width) for c in caches) * cells),
     }
     for layer in reads.dense:
         for type_name, size in layer.items():

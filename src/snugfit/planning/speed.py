@@ -153,7 +153,7 @@ def cache_reads(footprint: Footprint, configuration: Configuration, filled: int)
 
     A cache is read, a state read and written.
     """
-    one = replace(configuration, ctx=max(filled, 1), slots=1, rollback=0)
+    one = _with_filled(configuration, filled)
     sizes = [0] * (footprint.layers + 1)
     for layers, size in group_bytes(footprint.caches, one):
         for layer in layers:
@@ -163,6 +163,12 @@ def cache_reads(footprint: Footprint, configuration: Configuration, filled: int)
     for layer, size in state_bytes(footprint.states, one).items():
         sizes[layer] += 2 * size
     return sizes
+
+
+def _with_filled(configuration: Configuration, filled: int) -> Configuration:
+    """Return a context that is full once one more token is decoded."""
+    cells = max(1, min(filled + 1, configuration.ctx))
+    return replace(configuration, ctx=cells, slots=1, rollback=0)
 
 
 def _borrowed(footprint: Footprint) -> dict[int, int]:
@@ -406,10 +412,9 @@ def operations_rate(bytes_of_type: Mapping[str, int], pace: Pace) -> float:
 
 def tokens_seen(footprint: Footprint, configuration: Configuration, filled: int) -> list[int]:
     """Return how many tokens attention looks at in each layer, once so many are in the cache."""
-    filled = max(filled, 1)
-    one = replace(configuration, ctx=filled, slots=1)
+    one = _with_filled(configuration, filled)
     seen = [0] * (footprint.layers + 1)
     for cache, layers in footprint.caches:
         for layer in layers:
-            seen[layer] = min(cells_of(cache, one), cache.window or filled, filled)
+            seen[layer] = cells_of(cache, one)  # the empty ones that fill a step too
     return seen
