@@ -192,7 +192,12 @@ def _borrowed(footprint: Footprint) -> dict[int, int]:
 def attention_seconds(
     footprint: Footprint, reads: Reads, pace: Pace, seen: Sequence[int]
 ) -> list[float]:
-    """Return what attention takes beside reading, where each layer looks at so many tokens."""
+    """Return what attention takes beside reading, where each layer looks at so many tokens.
+
+    Nothing where it was not measured: the typical part of a rate has it in.
+    """
+    if pace.basis != "measured":
+        return [0.0] * len(seen)
     rows = [0] * len(seen)
     for cache, layers in footprint.caches:
         for layer in layers:
@@ -402,6 +407,8 @@ def _pass_seconds(
 
 def operations_rate(bytes_of_type: Mapping[str, int], pace: Pace) -> float:
     """Return the operations a second on matrices of such types, times many tokens."""
+    if not pace.operation_parts:
+        return pace.operations_per_s
     weights = {
         name: size * TYPES[name].block_weights / TYPES[name].block_bytes
         for name, size in bytes_of_type.items()
