@@ -21,8 +21,9 @@ import numpy as np
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from speed_rows import Row, grouped, model_of, speed_rows
 
+from snugfit.planning.memory import placement
 from snugfit.planning.pace import TYPICAL, Typical, kind_of, typical_pace
-from snugfit.planning.speed import cache_reads, dense_seconds, expert_seconds, placed
+from snugfit.planning.speed import cache_reads, dense_seconds, expert_seconds
 
 FITTED = ("weights", "layer_seconds", "expert_layer_seconds", "state_layer_seconds")
 LOWEST = np.array([0.3, 1e-6, 1e-6, 1e-6])
@@ -50,7 +51,7 @@ class Case:
         typical = with_constants(TYPICAL[self.kind], constants)
         paces = [typical_pace(device, typical) for device in devices[:-1]]
         caches = cache_reads(footprint, row.configuration, row.filled)
-        place = placed(footprint, row.configuration, devices)
+        place = placement(footprint.layers, row.configuration, devices[:-1])
         seconds = 0.0
         for number in set(place):
             pace = paces[number]

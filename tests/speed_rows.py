@@ -22,9 +22,16 @@ from snugfit.errors import UnsupportedError
 from snugfit.hardware import profiles
 from snugfit.hardware.detect import machine_of
 from snugfit.hardware.named import machine_named
-from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tensor_sizes, use_of
+from snugfit.planning.memory import (
+    Footprint,
+    cut_footprint,
+    footprint_of,
+    placement,
+    tensor_sizes,
+    use_of,
+)
 from snugfit.planning.pace import Pace, paces_of
-from snugfit.planning.speed import Reads, cache_reads, placed, reads_of, speed_of
+from snugfit.planning.speed import Reads, cache_reads, reads_of, speed_of
 from snugfit.quants.recipes import RECIPES, assign_types
 from snugfit.units import GIB, MIB
 
@@ -280,7 +287,7 @@ def _fault(row: Row) -> str | None:
 def fastest(row: Row, footprint: Footprint, reads: Reads) -> float:
     """Return the tokens a second that the read rates of the row's memories allow."""
     caches = cache_reads(footprint, row.configuration, row.filled)
-    place = placed(footprint, row.configuration, row.machine.devices)
+    place = placement(footprint.layers, row.configuration, row.machine.devices[:-1])
     seconds = 0.0
     for layer, where in enumerate(place):
         rate = row.machine.devices[where].read_bytes_per_s

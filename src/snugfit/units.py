@@ -40,6 +40,11 @@ def parse_sizes(text: str) -> list[int]:
     return [parse_size(part) for part in text.split(",")]
 
 
+def format_rate(per_second: float) -> str:
+    """Write a rate with three digits, and never as a power of ten: 0.84, 42.3, 1,210."""
+    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
+
+
 def format_size(size_bytes: float) -> str:
     """Write bytes with a binary unit and three or four digits: `15.2 GiB`, `900 MiB`, `512 B`."""
     for unit in ("TiB", "GiB", "MiB", "KiB"):

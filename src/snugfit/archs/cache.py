@@ -66,8 +66,13 @@ def cells_of(cache: LayerCache, configuration: Configuration) -> int:
 
 def cache_bytes(caches: Sequence[LayerCache], configuration: Configuration) -> dict[int, int]:
     """Return layer -> bytes of its caches. Raises as `group_bytes` does."""
+    return layer_bytes(grouped(caches), configuration)
+
+
+def layer_bytes(groups: CacheGroups, configuration: Configuration) -> dict[int, int]:
+    """Return layer -> bytes of its caches, given in groups. Raises as `group_bytes` does."""
     sizes: dict[int, int] = {}
-    for layers, size in group_bytes(grouped(caches), configuration):
+    for layers, size in group_bytes(groups, configuration):
         for layer in layers:
             sizes[layer] = sizes.get(layer, 0) + size
     return sizes

@@ -43,7 +43,7 @@ from snugfit.cli.options import (
 )
 from snugfit.core import Plan, Speed
 from snugfit.quants.recipes import RECIPES
-from snugfit.units import format_size
+from snugfit.units import format_rate, format_size
 
 if TYPE_CHECKING:
     from snugfit.planning.explain import Line
@@ -199,7 +199,7 @@ def decode_of(speed: Speed | None) -> str:
     if speed is None:
         return "?"
     band = speed.decode_tokens_per_s
-    return f"{render.rate(band.low)}-{render.rate(band.high)}"
+    return f"{format_rate(band.low)}-{format_rate(band.high)}"
 
 
 def in_ram(plan: Plan) -> str:

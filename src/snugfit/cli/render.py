@@ -182,11 +182,6 @@ def scaled(value: float) -> str:
     return f"{value:.3g}"
 
 
-def rate(per_second: float) -> str:
-    """Write a rate with three digits or as a whole number: 0.84, 42.3, 1,210."""
-    return f"{per_second:,.0f}" if per_second >= 100 else f"{per_second:.3g}"
-
-
 @contextmanager
 def stages(units: Mapping[str, str], otherwise: str) -> Iterator[Callable[[str, int, int], None]]:
     """Yield a callable (stage, done, total) that shows one bar after another, a bar a stage."""

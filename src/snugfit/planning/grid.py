@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from snugfit.archs.cache import group_bytes, state_bytes, tokens_of_pass
+from snugfit.archs.cache import layer_bytes, state_bytes, tokens_of_pass
 from snugfit.core import Configuration, Device
 from snugfit.planning.axes import Placement
 from snugfit.planning.compute import gpu_bytes
@@ -97,9 +97,10 @@ def evaluate(
     places = places_of(footprints[0], placements, devices)
     used, margin = _bytes(footprints, settings, places)
     missing = _missing(used + margin, devices)
-    decode = _decode_seconds(footprints[0], reads, settings, places, paces)
+    experts = [np.array([expert_seconds(cut, pace) for cut in reads]) for pace in paces]
+    decode = _decode_seconds(footprints[0], reads, settings, places, paces, experts)
     room = devices[0].free_bytes - used[..., 0] - margin[..., 0]
-    cached, gained = _expert_cache(reads, places, paces, room)
+    cached, gained = _expert_cache(reads, places, paces, experts, room)
     return Grid(
         missing_bytes=missing.sum(-1),
         gpus_missing_bytes=missing[..., :-1].sum(-1),
@@ -173,9 +174,8 @@ def _weight_bytes(footprints: Sequence[Footprint], places: Places, is_drafting: 
 
 def _context_bytes(footprint: Footprint, configuration: Configuration) -> list[int]:
     sizes = [0] * (footprint.layers + 1)
-    for layers, size in group_bytes(footprint.caches, configuration):
-        for layer in layers:
-            sizes[layer] += size
+    for layer, size in layer_bytes(footprint.caches, configuration).items():
+        sizes[layer] = size
     for layer, size in state_bytes(footprint.states, configuration).items():
         sizes[layer] += size
     return sizes
@@ -240,7 +240,9 @@ def _decode_seconds(
     settings: Sequence[Configuration],
     places: Places,
     paces: Sequence[Pace],
+    experts: Sequence[Numbers],
 ) -> Numbers:
+    """Return the seconds of a token, [C, S, P]; `experts` are those of [C, L] on each device."""
     of_weights = np.zeros((len(reads), len(places.vectors)))
     of_cache = np.zeros((len(settings), len(places.vectors)))
     caches = np.array(
@@ -250,9 +252,8 @@ def _decode_seconds(
     for device, pace in enumerate(paces):
         looking = np.array([attention_seconds(footprint, reads[0], pace, one) for one in seen])
         dense = np.array([dense_seconds(cut, pace) for cut in reads])
-        experts = np.array([expert_seconds(cut, pace) for cut in reads])
         here, experts_here = places.layers[:, device], places.experts[:, device]
-        of_weights += dense @ here.T + experts @ experts_here.T
+        of_weights += dense @ here.T + experts[device] @ experts_here.T
         of_weights += pace.token_seconds * here.any(-1)
         of_cache += (caches / pace.cache_bytes_per_s + looking) @ here.T
     has_experts = np.array([bool(layer) for layer in reads[0].experts])
@@ -261,7 +262,11 @@ def _decode_seconds(
 
 
 def _expert_cache(
-    reads: Sequence[Reads], places: Places, paces: Sequence[Pace], room: Numbers
+    reads: Sequence[Reads],
+    places: Places,
+    paces: Sequence[Pace],
+    experts: Sequence[Numbers],
+    room: Numbers,
 ) -> tuple[Numbers, Numbers]:
     """Return the bytes of the first GPU for copies of experts in RAM, and the seconds they gain.
 
@@ -273,10 +278,9 @@ def _expert_cache(
         return np.zeros_like(room), np.zeros_like(room)
     sizes = [[sum(layer.values()) for layer in cut.experts] for cut in reads]
     used = np.array(sizes, np.float64) @ places.lent.T
-    waits = np.array([expert_seconds(cut, paces[IN_RAM]) for cut in reads]) @ places.lent.T
-    for device, pace in enumerate(paces[:-1]):
-        here = places.lent * places.layers[:, device]
-        waits = waits - np.array([expert_seconds(cut, pace) for cut in reads]) @ here.T
+    waits = experts[IN_RAM] @ places.lent.T
+    for device, seconds in enumerate(experts[:-1]):
+        waits = waits - seconds @ (places.lent * places.layers[:, device]).T
     cached = np.clip(room // MIB * MIB, 0, in_ram[:, None])
     part = np.divide(cached, in_ram[:, None], where=in_ram[:, None] > 0, out=np.zeros_like(room))
     missed = missed_seconds(used[:, None], part, paces[0], HIT_EXPONENTS.low)
@@ -292,7 +296,7 @@ def _prefill_seconds(
     places: Places,
     paces: Sequence[Pace],
 ) -> Numbers:
-    """Return the seconds of a pass over its tokens, [C, S, P]; see `speed.pass_seconds`."""
+    """Return the seconds of a pass over its tokens, [C, S, P]; as `speed.speed_of` has them."""
     found = np.empty((len(reads), len(settings), len(places.vectors)))
     passes: dict[tuple[int, int], list[int]] = {}
     for number, setting in enumerate(settings):

@@ -24,6 +24,7 @@ from snugfit.archs.cache import (
     cells_of,
     group_bytes,
     grouped,
+    layer_bytes,
     state_bytes,
     tokens_of_pass,
 )
@@ -232,9 +233,8 @@ def use_of(
     place = placement(footprint.layers, configuration, gpus)
     weight_bytes = _weight_bytes(footprint.weights, configuration, place, len(devices))
     kv_bytes = [0] * len(devices)
-    for layers, size in group_bytes(footprint.caches, configuration):
-        for layer in layers:
-            kv_bytes[place[layer]] += size
+    for layer, size in layer_bytes(footprint.caches, configuration).items():
+        kv_bytes[place[layer]] += size
     states = [0] * len(devices)
     for layer, size in state_bytes(footprint.states, configuration).items():
         states[place[layer]] += size

@@ -18,7 +18,7 @@ from snugfit.errors import BudgetError
 from snugfit.planning.axes import Goal
 from snugfit.planning.memory import has_all_layers_on_gpus
 from snugfit.quants.recipes import RECIPES
-from snugfit.units import BYTES_OF_UNIT, format_size
+from snugfit.units import BYTES_OF_UNIT, format_rate, format_size
 
 
 def reasons_for(
@@ -33,7 +33,7 @@ def reasons_for(
     `specs` are the models that were searched: one, or several files of one.
     """
     spec = specs.get(chosen.mix) or next(iter(specs.values()))
-    sentences = [_choice(spec, chosen, ways), _limit(chosen.memory)]
+    sentences = [_choice(spec, chosen), _limit(chosen.memory)]
     sentences.append(_next_better(spec, chosen, ways, goal.size_bytes))
     sentences.append(_context(spec, chosen, goal.ctx is not None))
     configuration = chosen.memory.configuration
@@ -95,7 +95,7 @@ def rounded_up(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
-def _choice(spec: ModelSpec, chosen: Plan, ways: Sequence[Plan]) -> str:
+def _choice(spec: ModelSpec, chosen: Plan) -> str:
     what = f"{chosen.bits_per_weight:.2f} bits a weight, a file of {format_size(chosen.file_bytes)}"
     use = chosen.memory
     if len(use.devices) == 1:
@@ -123,8 +123,9 @@ def _experts(spec: ModelSpec, configuration: Configuration) -> str:
 def _speed(speed: Speed) -> str:
     decode, prefill = speed.decode_tokens_per_s, speed.prefill_tokens_per_s
     return (
-        f"About {rate(decode.middle)} tokens/s ({rate(decode.low)} to {rate(decode.high)}) with "
-        f"{speed.filled_tokens:,} tokens in the cache; prompts at about {rate(prefill.middle)}."
+        f"About {format_rate(decode.middle)} tokens/s ({format_rate(decode.low)} to "
+        f"{format_rate(decode.high)}) with {speed.filled_tokens:,} tokens in the cache; "
+        f"prompts at about {format_rate(prefill.middle)}."
     )
 
 
@@ -143,11 +144,6 @@ def _assumed(spec: ModelSpec, use: MemoryUse, machine: Machine) -> str:
         f" How fast {' and '.join(waits)} can be read is not known, and is assumed: "
         "`snugfit machine --measure` measures it here, --machine names one elsewhere."
     )
-
-
-def rate(tokens_per_s: float) -> str:
-    """Write a rate with three digits, and never as a power of ten."""
-    return f"{tokens_per_s:,.0f}" if tokens_per_s >= 100 else f"{tokens_per_s:.3g}"
 
 
 def _limit(use: MemoryUse) -> str:
@@ -185,7 +181,9 @@ def _next_better(
     costs = []
     if following.speed and chosen.speed:
         rates = (following.speed.decode_tokens_per_s, chosen.speed.decode_tokens_per_s)
-        costs.append(f"{rate(rates[0].middle)} tokens/s instead of {rate(rates[1].middle)}")
+        costs.append(
+            f"{format_rate(rates[0].middle)} tokens/s instead of {format_rate(rates[1].middle)}"
+        )
     layers = _in_ram(spec, following.memory) if len(following.memory.devices) > 1 else 0
     if layers:
         costs.append(f"{layers} of {spec.layers} layers in RAM")

@@ -21,9 +21,10 @@ from snugfit.planning.cuts import AS_IT_IS, Cut, cuts_of
 from snugfit.planning.grid import Flags, Grid, Numbers
 from snugfit.planning.memory import use_of
 from snugfit.planning.pace import Pace
-from snugfit.planning.reasons import budget_error, rate, reasons_for
+from snugfit.planning.reasons import budget_error, reasons_for
 from snugfit.planning.speed import speed_of
 from snugfit.quants.recipes import RECIPES
+from snugfit.units import format_rate
 
 # A table of the frontier for people: rows closer than this in speed and in quality are one.
 LEAST_STEP, MOST_ROWS, SHORTEST_SHOWN = 0.02, 12, 8192
@@ -124,8 +125,9 @@ def search(specs: Mapping[str, ModelSpec], machine: Machine, goal: Goal) -> Foun
             for space in spaces
         )
         raise BudgetError(
-            f"{name}: the fastest way that fits decodes {rate(float(fastest))} tokens/s; "
-            f"{rate(goal.least_tokens_per_s)} were asked. Ask for less, or for a smaller --ctx."
+            f"{name}: the fastest way that fits decodes {format_rate(float(fastest))} "
+            f"tokens/s; {format_rate(goal.least_tokens_per_s)} were asked. "
+            "Ask for less, or for a smaller --ctx."
         )
     chosen, frontier = _best(spaces), _frontier(spaces)
     return Found(
@@ -235,8 +237,11 @@ def _frontier(spaces: Sequence[Space]) -> tuple[Plan, ...]:
     equal one is kept, until MOST_ROWS are left.
     """
     points, indices = [], []
+    shown = [space.allowed & _is_worth_showing(space) for space in spaces]
+    if not any(flags.any() for flags in shown):
+        shown = [space.allowed for space in spaces]
     for number, space in enumerate(spaces):
-        rates = np.where(space.allowed & _is_shown(spaces, space), space.rates, 0)
+        rates = np.where(shown[number], space.rates, 0)
         losses = value.quality_value(space.losses)
         groups: dict[tuple[int, str], list[int]] = {}
         for setting, one in enumerate(space.settings):
@@ -254,17 +259,15 @@ def _frontier(spaces: Sequence[Space]) -> tuple[Plan, ...]:
     return tuple(sorted(plans, key=_quality, reverse=True))
 
 
-def _is_shown(spaces: Sequence[Space], space: Space) -> Flags:
-    """Return what of a space is worth showing, [C, S, 1]: of the rest only where nothing else is.
+def _is_worth_showing(space: Space) -> Flags:
+    """Return what is neither a mix that loses much nor a context too short for a conversation.
 
-    Mixes that lose much, and contexts too short for a conversation.
+    [C, S, 1]. The longest context of a model is never too short.
     """
     cuts = np.array([not _is_last_resort(cut.mix) for cut in space.cuts])
     shortest = min(SHORTEST_SHOWN, max(setting.ctx for setting in space.settings))
     contexts = np.array([setting.ctx >= shortest for setting in space.settings])
-    shown = (cuts[:, None] & contexts)[:, :, None]
-    others = [one for one in spaces if one is not space]
-    return shown if others or (shown & space.allowed).any() else np.ones_like(shown)
+    return np.asarray((cuts[:, None] & contexts)[:, :, None])
 
 
 def _unbeaten(points: Numbers) -> list[int]:

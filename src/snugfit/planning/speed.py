@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from snugfit.archs.cache import cells_of, group_bytes, state_bytes, tokens_of_pass
+from snugfit.archs.cache import cells_of, layer_bytes, state_bytes, tokens_of_pass
 from snugfit.core import Band, Configuration, Device, ModelSpec, Speed, SpeedPart, TensorInfo
 from snugfit.planning.memory import (
     IN_RAM,
@@ -155,9 +155,8 @@ def cache_reads(footprint: Footprint, configuration: Configuration, filled: int)
     """
     one = _with_filled(configuration, filled)
     sizes = [0] * (footprint.layers + 1)
-    for layers, size in group_bytes(footprint.caches, one):
-        for layer in layers:
-            sizes[layer] += size
+    for layer, size in layer_bytes(footprint.caches, one).items():
+        sizes[layer] = size
     for layer, owner in _borrowed(footprint).items():
         sizes[layer] = sizes[owner]
     for layer, size in state_bytes(footprint.states, one).items():
@@ -267,7 +266,7 @@ def speed_of(
     `paces` are those of `devices`, RAM last. A prompt's rate is its mean, from empty to `filled`.
     """
     filled = min(configuration.ctx, FILLED_TOKENS if filled is None else filled)
-    place = placed(footprint, configuration, devices)
+    place = placement(footprint.layers, configuration, devices[:-1])
     parts = _decode_parts(footprint, reads, configuration, devices, paces, place, filled)
     seconds = sum(part.seconds for part in parts)
     used = {paces[number] for number in place}
@@ -286,13 +285,6 @@ def speed_of(
         basis="measured" if all(pace.basis == "measured" for pace in used) else "estimated",
         parts=tuple(parts),
     )
-
-
-def placed(
-    footprint: Footprint, configuration: Configuration, devices: Sequence[Device]
-) -> list[int]:
-    """Return the number of the device of every layer and the output, IN_RAM for RAM."""
-    return placement(footprint.layers, configuration, devices[:-1])
 
 
 def _decode_parts(
