@@ -6,7 +6,6 @@ Hub repository only headers are read, of all its quantizations at once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +15,10 @@ from snugfit.errors import FormatError, SnugfitError
 from snugfit.formats.gguf import padded
 from snugfit.formats.gguf_writer import header_size
 from snugfit.models import (
-    Floats,
+    Blocks,
     HubName,
     Model,
-    Slabs,
+    Read,
     converted_folder,
     hub_name,
     model_metadata,
@@ -151,7 +150,7 @@ def _of_gguf(hub: Hub, listing: Listing, chosen: GgufSet, seen: Skimmed) -> Mode
 
 def _of_safetensors(hub: Hub, listing: Listing) -> Model:
     from snugfit.archs.catalogue import TOKENIZER_BYTES_A_TOKEN
-    from snugfit.archs.conversion.rows import Config
+    from snugfit.archs.conversion.config import Config
 
     name = listing.repository.split("/")[1]
     config = Config(listing.repository, hub.json(listing, "config.json"))
@@ -186,8 +185,8 @@ def _shapes(
     )
 
 
-def _no_weights(refusal: str) -> Slabs:
-    def slabs(_name: str) -> Iterator[tuple[int, Floats]]:
+def _no_weights(refusal: str) -> Read:
+    def read(_name: str, _first: int, _count: int) -> Blocks:
         raise FormatError(refusal)
 
-    return slabs
+    return read

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,13 +24,15 @@ from snugfit.formats.gguf_writer import header_size
 from snugfit.units import MIB
 
 if TYPE_CHECKING:
-    from snugfit.archs.conversion.rows import Config
+    from snugfit.archs.conversion.config import Config
     from snugfit.archs.conversion.tensors import ConvertedTensor
     from snugfit.archs.conversion.tokenizer import TokenizerFiles
     from snugfit.formats.safetensors import StoredTensor
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Slabs = Callable[[str], Iterator[tuple[int, Floats]]]
+Blocks = np.ndarray[Any, np.dtype[np.uint8]]
+# Name, first row, count of rows -> blocks of the tensor's type, uint8 [rows, row_bytes].
+Read = Callable[[str, int, int], Blocks]
 # Weights are handed on in runs of rows of about this size, as float32.
 SLAB_BYTES = 64 * MIB
 HUB_NAME = re.compile(
@@ -56,7 +58,7 @@ class Model:
     metadata: dict[str, Any]
     tensors: dict[str, TensorInfo]
     file_bytes: int  # of the model as it is stored
-    slabs: Slabs = field(repr=False)  # name -> (first row, float32 rows [rows, columns]), in order
+    read: Read = field(repr=False)  # any run of rows of a tensor, as it is stored
     absent_bytes: int = 0  # of a header that has more than `metadata`: a tokenizer that is not here
 
     @property
@@ -69,10 +71,14 @@ class Model:
 
     def load(self, name: str) -> Floats:
         """Return a whole tensor as float32, in its shape."""
+        from snugfit.quants.codecs import dequantize_rows
+
         tensor = self.tensors[name]
         values = np.empty((tensor.rows, tensor.columns), np.float32)
-        for first_row, rows in self.slabs(name):
-            values[first_row : first_row + len(rows)] = rows
+        step = max(1, SLAB_BYTES // (4 * tensor.columns))
+        for first in range(0, tensor.rows, step):
+            blocks = self.read(name, first, min(step, tensor.rows - first))
+            values[first : first + len(blocks)] = dequantize_rows(blocks, tensor.type_name)
         return values.reshape(tensor.shape)
 
     def spec(self) -> ModelSpec:
@@ -167,7 +173,7 @@ def open_gguf(path: Path, *, skim: bool = False) -> Model:
         model_metadata(file),
         file.tensors,
         size,
-        _gguf_slabs(file),
+        lambda name, first, count: file.rows(name)[first : first + count],
         file.absent_bytes,
     )
 
@@ -182,20 +188,8 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
     return {key: value for key, value in file.metadata.items() if key != "general.alignment"}
 
 
-def _gguf_slabs(file: GgufFile) -> Slabs:
-    def slabs(name: str) -> Iterator[tuple[int, Floats]]:
-        from snugfit.quants.codecs import dequantize_rows
-
-        tensor, blocks = file.tensors[name], file.rows(name)
-        step = max(1, SLAB_BYTES // (4 * tensor.columns))
-        for first in range(0, tensor.rows, step):
-            yield first, dequantize_rows(blocks[first : first + step], tensor.type_name)
-
-    return slabs
-
-
 def _open_folder(folder: Path, name: str) -> Model:
-    from snugfit.archs.conversion.rows import Config
+    from snugfit.archs.conversion.config import Config
     from snugfit.archs.conversion.tokenizer import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder, read_json
 
@@ -210,7 +204,7 @@ def _open_folder(folder: Path, name: str) -> Model:
     metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
     size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
-    return Model(name, folder, metadata, tensors, size, _folder_slabs(converted, stored))
+    return Model(name, folder, metadata, tensors, size, _read_folder(converted, stored))
 
 
 def converted_folder(
@@ -221,11 +215,10 @@ def converted_folder(
     Raises FormatError, UnsupportedError.
     """
     from snugfit.archs.conversion.rows import row_of
-    from snugfit.archs.conversion.tensors import Stored, convert_tensors
+    from snugfit.archs.conversion.tensors import convert_tensors
 
     row = row_of(config)
-    described = {key: Stored(tensor.shape, tensor.dtype) for key, tensor in stored.items()}
-    converted = convert_tensors(config.folder, config, row, described)
+    converted = convert_tensors(config, row, stored)
     metadata = {"general.architecture": row.architecture, "general.type": "model"}
     metadata |= {"general.name": name}
     metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
@@ -256,28 +249,8 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
     )
 
 
-def _folder_slabs(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Slabs:
-    pieces_of = {tensor.info.name: tensor for tensor in converted}
+def _read_folder(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Read:
+    from snugfit.archs.conversion.tensors import read_rows
 
-    def slabs(name: str) -> Iterator[tuple[int, Floats]]:
-        tensor, first = pieces_of[name], 0
-        columns = tensor.info.columns
-        step = max(1, SLAB_BYTES // (4 * columns))
-        for piece in tensor.pieces:
-            source = stored[piece.source].map() if piece.source else np.empty(0)
-            is_bfloat16 = bool(piece.source) and stored[piece.source].dtype == "BF16"
-            rows = piece.arrange(source).reshape(-1, columns)
-            for start in range(0, len(rows), step):
-                slab = rows[start : start + step]
-                yield first + start, _widened(slab, is_bfloat16)
-            first += len(rows)
-
-    return slabs
-
-
-def _widened(values: np.ndarray[Any, Any], is_bfloat16: bool) -> Floats:
-    """Return float32; bfloat16 bits are the upper half of float32's."""
-    if is_bfloat16:
-        assert values.dtype == np.uint16
-        return (values.astype(np.uint32) << 16).view(np.float32)
-    return np.ascontiguousarray(values, np.float32)
+    by_name = {tensor.info.name: tensor for tensor in converted}
+    return lambda name, first, count: read_rows(by_name[name], stored, first, count)

@@ -7,19 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from snugfit.core import TensorInfo
 from snugfit.errors import SnugfitError, UnsupportedError
 from snugfit.formats.gguf_writer import GgufWriter
 from snugfit.formats.imatrix import Floats, Importance
-from snugfit.models import Model
-from snugfit.quants.codecs import BadNumberError, Quality, can_quantize, quantize_rows
+from snugfit.models import SLAB_BYTES, Blocks, Model
+from snugfit.quants.codecs import BadNumberError, Quality, can_quantize, requantize_rows
 from snugfit.quants.recipes import RECIPES, assign_types
 
-Blocks = np.ndarray[Any, np.dtype[np.uint8]]
 Progress = Callable[[int, int], None]  # weights done, weights in all
 
 
@@ -78,10 +74,15 @@ def quantize(
             weights = importance.mean_squares(tensor.name) if importance else None
             if importance and weights is None and tensor.type.is_quantized:
                 missed.append(tensor.name)
-            for first_row, rows in model.slabs(tensor.name):
-                for at, blocks in _quantized(tensor, first_row, rows, weights, threads, quality):
+            source = model.tensors[tensor.name].type_name
+            step = max(1, SLAB_BYTES // (4 * tensor.columns))
+            for first in range(0, tensor.rows, step):
+                rows = model.read(tensor.name, first, min(step, tensor.rows - first))
+                for at, blocks in _quantized(
+                    tensor, source, first, rows, weights, threads, quality
+                ):
                     writer.write(tensor.name, blocks, at)
-                done += rows.size
+                done += len(rows) * tensor.columns
                 if progress:
                     progress(done, total)
     stored: dict[str, int] = {}
@@ -94,8 +95,9 @@ def quantize(
 
 def _quantized(
     tensor: TensorInfo,
+    source: str,
     first_row: int,
-    rows: Floats,
+    rows: Blocks,
     weights: Floats | None,
     threads: int,
     quality: Quality,
@@ -111,7 +113,10 @@ def _quantized(
         if weights is not None and tensor.type.is_quantized:
             importance = weights[matrix if len(weights) > 1 else 0]
         try:
-            yield position, quantize_rows(part, tensor.type_name, importance, threads, quality)
+            yield (
+                position,
+                requantize_rows(part, source, tensor.type_name, importance, threads, quality),
+            )
         except BadNumberError as error:
             raise error.within(tensor.name, position) from None
         except SnugfitError as error:

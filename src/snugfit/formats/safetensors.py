@@ -60,6 +60,14 @@ class StoredTensor:
             )
         return np.memmap(self.path, DTYPES[self.dtype], "r", offset=self.offset, shape=self.shape)
 
+    def whole(self) -> np.ndarray[Any, Any]:
+        return self.map()
+
+    def matrix(self, index: int) -> np.ndarray[Any, Any]:
+        """Map one matrix of a stack of them."""
+        matrix: np.ndarray[Any, Any] = self.map()[index]
+        return matrix
+
 
 Tensors = dict[str, StoredTensor]
 

@@ -1,40 +1,55 @@
 """Hugging Face tensors seen as GGUF tensors: each is one or more runs of rows from named sources.
 
 Nothing is read here. A converted tensor says which stored tensors it is made of and how their rows
-are arranged; whoever writes it reads one source at a time.
+are arranged; whoever writes it reads any run of its rows.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from snugfit.archs.conversion.rows import Config, ConversionRow
+from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.rules import Arrange, Array, Compute, ConversionRow, Part
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.quants.recipes import is_kept_in_full
 
-Array = np.ndarray[Any, Any]
-Arrange = Callable[[Array], Array]
-EXPERT = re.compile(
-    r"(model\.layers\.\d+\.(?:mlp|block_sparse_moe))\.experts\.(\d+)\.(\w+)\.weight"
-)
-FUSED_EXPERTS = re.compile(r"(model\.layers\.\d+\.mlp)\.experts\.(gate_up_proj|down_proj)")
-GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32"}
+EXPERT = re.compile(r"(.+\.experts)\.(\d+)(\..+)")
+# safetensors' names, and those of blocks that stay as they are -> the type in GGUF.
+GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32", "MXFP4": "MXFP4"}
+BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
 IGNORED = re.compile(r"rotary_emb\.inv_freq|\.attn\.bias$|masked_bias")
+# Where models of several kinds of input keep the language model.
+PREFIXES = ("model.language_model.", "language_model.model.", "model.text_model.")
+HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 
-@dataclass(frozen=True)
-class Stored:
-    """A source tensor as its header declares it."""
+class Stored(Protocol):
+    """A source tensor: its header declares it, its values are mapped or made when asked for.
 
-    shape: tuple[int, ...]
-    dtype: str
+    `dtype` is safetensors' name; BF16 is handed on as its 16 bits, MXFP4 as bytes of GGUF blocks.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def whole(self) -> Array:
+        """Return all values, in `shape`."""
+        ...
+
+    def matrix(self, index: int) -> Array:
+        """Return one matrix of a stack of them, without reading the others."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +57,9 @@ class Piece:
     """A run of rows: a source tensor, rearranged; or a constant, where `source` is empty."""
 
     source: str
+    rows: int
     arrange: Arrange
+    stack: int = 0  # matrices of a source that is a stack, each arranged by itself
 
 
 @dataclass(frozen=True)
@@ -50,122 +67,222 @@ class ConvertedTensor:
     """A GGUF tensor and the pieces whose rows, one after another, are its rows."""
 
     info: TensorInfo
+    dtype: str  # of its sources
     pieces: tuple[Piece, ...]
+    compute: Compute | None = None
+
+
+@dataclass(frozen=True)
+class Member:
+    """A stored tensor among those that become one: its name, and its place in a stack."""
+
+    source: str
+    stored: Stored
+    index: int | None = None
 
 
 def convert_tensors(
-    folder: str, config: Config, row: ConversionRow, stored: Mapping[str, Stored]
+    config: Config, row: ConversionRow, stored: Mapping[str, Stored]
 ) -> list[ConvertedTensor]:
     """Return every GGUF tensor of the model, in file order.
 
     Raises FormatError where tensors are missing or contradict the config, UnsupportedError for a
     tensor that the architecture does not have.
     """
-    names = _name_map(row.architecture, config.layers)
+    names = _name_map(row.architecture, config.layers + config.draft_layers)
     found: dict[str, ConvertedTensor] = {}
-    for name, (sources, pieces, shape, dtype) in _gathered(config, row, stored).items():
-        gguf_name = names(name)
-        if gguf_name is None:
-            raise UnsupportedError(
-                f"{folder}: tensor {sources} has no place in a {row.architecture} model."
-            )
-        found[gguf_name] = _converted(folder, gguf_name, shape, dtype, pieces)
+    for name, members in _gathered(config, row, stored).items():
+        _check_alike(config, name, members)
+        for part, gguf_name in _parts(config, row, name, names):
+            if gguf_name in found:
+                raise FormatError(
+                    f"{config.folder}: {name} and another tensor are both {gguf_name}. "
+                    "Download the model again."
+                )
+            found[gguf_name] = _converted(config, gguf_name, part, members)
     for gguf_name, values in row.constants(config).items():
         info = TensorInfo(gguf_name, values.shape, "F32")
-        found[gguf_name] = ConvertedTensor(info, (Piece("", always(values)),))
-    _check_complete(folder, config, found)
+        piece = Piece("", info.rows, always(values))
+        found[gguf_name] = ConvertedTensor(info, "F32", (piece,))
+    _check_complete(config, row, found)
     return sorted(found.values(), key=lambda tensor: _file_order(tensor.info.name))
-
-
-Gathered = tuple[str, tuple[Piece, ...], tuple[int, ...], str]
 
 
 def _gathered(
     config: Config, row: ConversionRow, stored: Mapping[str, Stored]
-) -> dict[str, Gathered]:
-    """Map each Hugging Face name, experts stacked under one, to its pieces, shape and type."""
-    found: dict[str, Gathered] = {}
-    stacks: dict[str, dict[int, str]] = {}
-    for name, tensor in stored.items():
-        if IGNORED.search(name) or (name == "lm_head.weight" and config.tied):
+) -> dict[str, list[Member]]:
+    """Map each name, experts stacked under one, to what is stored of it, in order."""
+    found: dict[str, list[Member]] = {}
+    for source, tensor in stored.items():
+        if IGNORED.search(source) or (source in HEADS and row.is_tied(config)):
             continue
+        name = plain_name(source, row.prefixes)
         if match := EXPERT.fullmatch(name):
-            stacks.setdefault(f"{match[1]}.experts.{match[3]}.weight", {})[int(match[2])] = name
-        elif match := FUSED_EXPERTS.fullmatch(name):
-            found |= _unfused(name, match[1], match[2], tensor)
+            member = Member(source, tensor, int(match[2]))
+            found.setdefault(match[1] + match[3], []).append(member)
         else:
-            arrange = row.arrange(name, config)
-            found[name] = (name, (Piece(name, arrange),), tensor.shape, tensor.dtype)
-    for stacked, members in stacks.items():
-        found[stacked] = _stack(stacked, members, config, stored)
-    return found
+            found[name] = [Member(source, tensor)]
+    return {name: sorted(m, key=lambda one: one.index or 0) for name, m in found.items()}
 
 
-def _stack(
-    name: str, members: Mapping[int, str], config: Config, stored: Mapping[str, Stored]
-) -> Gathered:
-    sources = [members[index] for index in sorted(members)]
-    first = stored[sources[0]]
-    if sorted(members) != list(range(config.experts)):
+def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
+    """Return a name as a model of text alone has it."""
+    for prefix in (*prefixes, *PREFIXES):
+        if name.startswith(prefix):
+            return "model." + name.removeprefix(prefix)
+    return name.removeprefix("language_model.")
+
+
+def _parts(
+    config: Config, row: ConversionRow, name: str, names: Callable[[str], str | None]
+) -> list[tuple[Part, str]]:
+    """Return the parts that a stored tensor makes, with their names in GGUF."""
+    for rule in row.rules:
+        match = re.fullmatch(rule.pattern, name)
+        if match is None or not rule.applies(config):
+            continue
+        found = []
+        for part in rule.parts:
+            asked = match.expand(part.name) if part.name else name
+            gguf_name = asked if is_gguf_name(asked) else names(asked)
+            found.append((part, gguf_name or _no_place(config, row, asked)))
+        return found
+    return [(Part(), names(name) or _no_place(config, row, name))]
+
+
+def is_gguf_name(name: str) -> bool:
+    return not name.startswith(("model.", "lm_head", "backbone."))
+
+
+def _no_place(config: Config, row: ConversionRow, name: str) -> str:
+    raise UnsupportedError(
+        f"{config.folder}: tensor {name} has no place in a {row.architecture} model."
+    )
+
+
+def _check_alike(config: Config, name: str, members: list[Member]) -> None:
+    if members[0].index is None:
+        return
+    if [member.index for member in members] != list(range(config.experts)):
         raise FormatError(
-            f"{name}: {len(members)} experts are stored, but the config has {config.experts}. "
-            "Download the missing shards."
+            f"{config.folder}: {name}: {len(members)} experts are stored, but the config has "
+            f"{config.experts}. Download the missing shards."
         )
-    if any(stored[source] != first for source in sources):
-        raise FormatError(f"{name}: the experts differ in shape or type. Download the model again.")
-    pieces = tuple(Piece(source, unchanged) for source in sources)
-    return name, pieces, (len(sources), *first.shape), first.dtype
-
-
-def _unfused(name: str, parent: str, part: str, tensor: Stored) -> dict[str, Gathered]:
-    """Experts stored in one tensor: [experts, 2 x rows, columns] holds gate, then up."""
-    if part == "down_proj":
-        piece = Piece(name, unchanged)
-        key = f"{parent}.experts.down_proj.weight"
-        return {key: (name, (piece,), tensor.shape, tensor.dtype)}
-    experts, both, columns = tensor.shape
-    shape = (experts, both // 2, columns)
-    halves = {"gate_proj": slice(0, both // 2), "up_proj": slice(both // 2, both)}
-    return {
-        f"{parent}.experts.{half}.weight": (
-            name,
-            (Piece(name, rows_of_experts(rows)),),
-            shape,
-            tensor.dtype,
+    first = members[0].stored
+    if any((m.stored.shape, m.stored.dtype) != (first.shape, first.dtype) for m in members):
+        raise FormatError(
+            f"{config.folder}: {name}: the experts differ in shape or type. "
+            "Download the model again."
         )
-        for half, rows in halves.items()
-    }
 
 
-def unchanged(values: Array) -> Array:
-    return values
+def _converted(config: Config, name: str, part: Part, members: list[Member]) -> ConvertedTensor:
+    first = members[0].stored
+    if first.dtype not in GGUF_TYPE_OF_DTYPE:
+        raise UnsupportedError(
+            f"{config.folder}: tensor {members[0].source} is stored as {first.dtype}; "
+            f"{', '.join(GGUF_TYPE_OF_DTYPE)} can be converted. Use the model's 16-bit files."
+        )
+
+    def arrange(values: Array) -> Array:
+        return part.arrange(values, config)
+
+    stack = first.shape[0] if len(first.shape) == 3 and not part.whole else 0
+    try:
+        given = first.shape[1:] if stack else first.shape
+        shape = _merged(arrange(_stand_in(given)).shape, part.dimensions or len(given))
+    except (ValueError, IndexError, ZeroDivisionError):
+        raise FormatError(
+            f"{config.folder}: tensor {members[0].source} has shape {list(first.shape)}, which "
+            "config.json contradicts. Download the model again."
+        ) from None
+    rows = math.prod(shape[:-1])
+    pieces = tuple(Piece(m.source, rows * max(stack, 1), arrange, stack) for m in members)
+    if stack:
+        shape = (stack, *shape)
+    if members[0].index is not None:
+        shape = (len(members), *shape)
+    in_full = part.compute is not None or is_kept_in_full(name, shape)
+    type_name = "F32" if in_full else GGUF_TYPE_OF_DTYPE[first.dtype]
+    return ConvertedTensor(TensorInfo(name, shape, type_name), first.dtype, pieces, part.compute)
+
+
+def _merged(shape: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
+    """Return a shape whose leading axes count as one, so that so many are left."""
+    kept = len(shape) - dimensions + 1
+    return (math.prod(shape[:kept]), *shape[kept:]) if kept > 1 else shape
+
+
+def _stand_in(shape: tuple[int, ...]) -> Array:
+    """Return an array of a shape that takes no memory, to see what an arrangement makes of it."""
+    return np.broadcast_to(np.zeros((), np.uint8), shape)
 
 
 def always(constant: Array) -> Arrange:
     return lambda _: constant
 
 
-def rows_of_experts(rows: slice) -> Arrange:
-    return lambda values: values[:, rows]
+def read_rows(
+    tensor: ConvertedTensor, stored: Mapping[str, Stored], first: int, count: int
+) -> Array:
+    """Return `count` rows from `first` on, as bytes of the tensor's type: uint8 [rows, row_bytes].
+
+    Only what holds these rows is read: of a stack, its matrices; of a matrix, its rows where the
+    arrangement is a view.
+    """
+    width = tensor.info.columns
+    if tensor.dtype in BLOCKS:
+        width = tensor.info.type.row_bytes(width)
+    found, start = [], 0
+    for piece in tensor.pieces:
+        each = piece.rows // max(piece.stack, 1)
+        for matrix in range(max(piece.stack, 1)):
+            begin, end = max(first, start), min(first + count, start + each)
+            if begin < end:
+                values = _arranged(piece, stored, matrix)
+                taken = _rows_of(values, begin - start, end - start, width)
+                found.append(_bytes_of(tensor, taken))
+            start += each
+            if start >= first + count:
+                break
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _converted(
-    folder: str, name: str, shape: tuple[int, ...], dtype: str, pieces: tuple[Piece, ...]
-) -> ConvertedTensor:
-    if dtype not in GGUF_TYPE_OF_DTYPE:
-        raise UnsupportedError(
-            f"{folder}: tensor {pieces[0].source} is stored as {dtype}; "
-            f"{', '.join(GGUF_TYPE_OF_DTYPE)} can be converted. Use the model's 16-bit files."
-        )
-    type_name = "F32" if is_kept_in_full(name, shape) else GGUF_TYPE_OF_DTYPE[dtype]
-    return ConvertedTensor(TensorInfo(name, shape, type_name), pieces)
+def _arranged(piece: Piece, stored: Mapping[str, Stored], matrix: int) -> Array:
+    if not piece.source:
+        return piece.arrange(np.empty(0))
+    source = stored[piece.source]
+    return piece.arrange(source.matrix(matrix) if piece.stack else source.whole())
+
+
+def _rows_of(values: Array, begin: int, end: int, width: int) -> Array:
+    """Return rows of an array as a matrix; only the leading entries that hold them are copied."""
+    if values.ndim < 2 or values.shape[-1] != width:
+        return values.reshape(-1, width)[begin:end]
+    each = max(1, math.prod(values.shape[1:]) // width)
+    leading = begin // each
+    part = values[leading : -(-end // each)].reshape(-1, width)
+    return part[begin - leading * each : end - leading * each]
+
+
+def _bytes_of(tensor: ConvertedTensor, rows: Array) -> Array:
+    """Return rows as bytes of the tensor's type; bfloat16 bits are the upper half of float32's."""
+    if tensor.info.type_name == "F32":
+        if tensor.dtype == "BF16" and rows.dtype == np.uint16:
+            rows = (rows.astype(np.uint32) << 16).view(np.float32)
+        rows = np.ascontiguousarray(rows, np.float32)
+        if tensor.compute:
+            rows = np.ascontiguousarray(tensor.compute(rows), np.float32)
+    return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
 def _name_map(architecture: str, layers: int) -> Callable[[str], str | None]:
     """Return gguf's map from Hugging Face names to GGUF names, suffix included."""
     import gguf
 
-    arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[architecture]
+    arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}.get(architecture)
+    if arch is None:  # newer than the package: its row names every tensor
+        return lambda _: None
     table = gguf.get_tensor_name_map(arch, layers)
 
     def gguf_name(name: str) -> str | None:
@@ -175,22 +292,28 @@ def _name_map(architecture: str, layers: int) -> Callable[[str], str | None]:
     return gguf_name
 
 
-def _check_complete(folder: str, config: Config, found: Mapping[str, ConvertedTensor]) -> None:
+def _check_complete(
+    config: Config, row: ConversionRow, found: Mapping[str, ConvertedTensor]
+) -> None:
     embedding = found.get("token_embd.weight")
     if embedding is None:
-        raise FormatError(f"{folder}: the token embedding is missing. Download every shard.")
+        raise FormatError(f"{config.folder}: the token embedding is missing. Download every shard.")
     if embedding.info.shape != (config.vocabulary, config.hidden_size):
         raise FormatError(
-            f"{folder}: the embedding has shape {embedding.info.shape}, but config.json says "
-            f"{(config.vocabulary, config.hidden_size)}. Download the model again."
+            f"{config.folder}: the embedding has shape {embedding.info.shape}, but config.json "
+            f"says {(config.vocabulary, config.hidden_size)}. Download the model again."
         )
-    if not config.tied and "output.weight" not in found:
-        raise FormatError(f"{folder}: lm_head.weight is missing. Download every shard.")
-    roles = [_roles_of_layer(found, layer) for layer in range(config.layers)]
-    for layer, here in enumerate(roles):
-        for role in sorted(roles[0] ^ here) or (["every tensor"] if not here else []):
+    if not row.is_tied(config) and "output.weight" not in found:
+        raise FormatError(f"{config.folder}: lm_head.weight is missing. Download every shard.")
+    first_of_kind: dict[Any, tuple[int, set[str]]] = {}
+    for layer in range(config.layers):
+        here = _roles_of_layer(found, layer)
+        kind = row.layer_kind(config, layer)
+        first, expected = first_of_kind.setdefault(kind, (layer, here))
+        for role in sorted(expected ^ here) or ([] if here else ["every tensor"]):
             raise FormatError(
-                f"{folder}: {role} of layer {layer} or 0 is missing. Download every shard."
+                f"{config.folder}: {role} of layer {layer} or {first} is missing. "
+                "Download every shard."
             )
 
 

@@ -1,0 +1,32 @@
+"""Where the values of a stored matrix [rows, columns] go: views of it, wherever they can be."""
+
+from __future__ import annotations
+
+from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.rules import Array
+
+
+def interleaved_queries(values: Array, config: Config) -> Array:
+    return interleaved(values, config.heads)
+
+
+def interleaved_keys(values: Array, config: Config) -> Array:
+    return interleaved(values, config.key_value_heads)
+
+
+def interleaved(values: Array, heads: int) -> Array:
+    """Put the halves of each head's rows in turns: [heads, pairs, 2, columns], a view."""
+    halves = values.reshape(heads, 2, values.shape[0] // heads // 2, *values.shape[1:])
+    return halves.swapaxes(1, 2)
+
+
+def first_half_of_rows(values: Array, _config: Config) -> Array:
+    return values[: len(values) // 2]
+
+
+def second_half_of_rows(values: Array, _config: Config) -> Array:
+    return values[len(values) // 2 :]
+
+
+def transposed(values: Array, _config: Config) -> Array:
+    return values.T

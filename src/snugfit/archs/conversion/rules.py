@@ -1,0 +1,83 @@
+"""What a row of the conversion table is made of: rules for tensors that are more than renamed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from snugfit.archs.conversion.config import Config
+
+Array = np.ndarray[Any, Any]
+Arrange = Callable[[Array], Array]
+Compute = Callable[[Array], Array]
+
+
+def unchanged(values: Array, _config: Config) -> Array:
+    return values
+
+
+def always(_config: Config) -> bool:
+    return True
+
+
+@dataclass(frozen=True)
+class Part:
+    """One GGUF tensor, or a part of one, that a stored tensor makes.
+
+    `name` is a template of the rule's match, as r"blk.\\1.attn_k_b.weight": a name in GGUF, or one
+    of Hugging Face that gguf's map knows; empty for the stored one. `arrange` moves values without
+    changing them: slices, transposes and reshapes are views, so that only the rows that are asked
+    for are read. A stack [n, rows, columns] is arranged matrix by matrix unless it is taken
+    `whole`. `compute` changes each value by itself, in float32.
+    """
+
+    name: str = ""
+    arrange: Callable[[Array, Config], Array] = unchanged
+    compute: Compute | None = None
+    whole: bool = False
+    dimensions: int = 0
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What becomes of tensors whose name matches `pattern` from end to end; no parts: nothing.
+
+    Names are those of a model of text alone, as model.layers.0.mlp.experts.down_proj.weight, where
+    the matrices of all experts count as one tensor under the name without their number.
+    """
+
+    pattern: str
+    parts: tuple[Part, ...] = ()
+    applies: Callable[[Config], bool] = always
+
+
+def no_constants(_config: Config) -> dict[str, Array]:
+    return {}
+
+
+def one_kind(_config: Config, _layer: int) -> Hashable:
+    return ""
+
+
+@dataclass(frozen=True)
+class ConversionRow:
+    """What a model class of transformers needs beyond gguf's name map.
+
+    The first rule that matches a tensor decides; `constants` are tensors that follow from the
+    config; layers of one `layer_kind` have the same tensors.
+    """
+
+    architecture: str
+    metadata: Callable[[Config], dict[str, Any]]  # keys without the architecture's prefix
+    rules: tuple[Rule, ...] = ()
+    constants: Callable[[Config], dict[str, Array]] = no_constants
+    layer_kind: Callable[[Config, int], Hashable] = one_kind
+    prefixes: tuple[str, ...] = ()  # of names, beyond those that all models have
+    tied_by_default: bool = False  # transformers' default, where the config does not say
+
+    def is_tied(self, config: Config) -> bool:
+        """Return whether the embedding serves as the head."""
+        return config.flag("tie_word_embeddings", self.tied_by_default)
