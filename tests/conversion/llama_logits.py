@@ -1,6 +1,7 @@
 """Logits of embedded llama.cpp: `python llama_logits.py MODEL.gguf IDS.npy OUT.npy`.
 
-A process of its own, for the engine may abort. IDS holds the ids of one text; OUT gets float32 [positions, vocabulary].
+A process of its own, for the engine may abort. IDS holds the ids of one text; OUT gets float32
+[positions, vocabulary].
 """
 
 from __future__ import annotations
