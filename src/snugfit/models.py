@@ -26,7 +26,7 @@ from snugfit.units import MIB
 if TYPE_CHECKING:
     from snugfit.archs.conversion.rows import Config
     from snugfit.archs.conversion.tensors import ConvertedTensor
-    from snugfit.archs.conversion.tokenizer import TokenizerFiles
+    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
     from snugfit.formats.safetensors import StoredTensor
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -36,6 +36,7 @@ SLAB_BYTES = 64 * MIB
 HUB_NAME = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
 )
+LARGEST_TOKENIZER_BYTES = 256 * MIB  # of one file; the largest published have 35
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
 
 
@@ -233,26 +234,37 @@ def converted_folder(
 
 
 def _tokenizer_files(folder: Path) -> TokenizerFiles:
-    from snugfit.archs.conversion.tokenizer import TokenizerFiles
-    from snugfit.formats.safetensors import read_json
+    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
+    from snugfit.formats.safetensors import json_object
 
-    def optional(name: str) -> dict[str, Any]:
-        return read_json(folder / name) if (folder / name).is_file() else {}
+    def content(name: str) -> bytes:
+        path = folder / name
+        if not path.is_file():
+            return b""
+        if path.stat().st_size > LARGEST_TOKENIZER_BYTES:
+            raise FormatError(f"{path}: larger than any tokenizer. Download it again.")
+        return path.read_bytes()
 
-    if not (folder / "tokenizer.json").is_file():
-        raise FormatError(
-            f"{folder}: no tokenizer.json. Save it with transformers' tokenizer.save_pretrained."
-        )
-    config = optional("tokenizer_config.json")
-    template = config.get("chat_template")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    def text(name: str) -> str:
+        return content(name).decode("utf-8", "replace")
+
+    def described(name: str) -> dict[str, Any]:
+        stored = content(name)
+        return json_object(folder / name, stored) if stored else {}
+
+    template = text("chat_template.jinja") or described("chat_template.json").get("chat_template")
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     return TokenizerFiles(
-        str(folder),
-        read_json(folder / "tokenizer.json"),
-        config,
-        optional("generation_config.json"),
-        template if isinstance(template, str) else "",
+        folder=str(folder),
+        tokenizer=described("tokenizer.json"),
+        config=described("tokenizer_config.json"),
+        generation=described("generation_config.json"),
+        chat_template=template if isinstance(template, str) else "",
+        model=described("config.json"),
+        added=described("added_tokens.json"),
+        tekken=described("tekken.json"),
+        sentencepiece=content("tokenizer.model"),
+        named_templates={path.stem: text(str(path.relative_to(folder))) for path in more[:100]},
     )
 
 
