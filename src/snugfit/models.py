@@ -37,6 +37,7 @@ HUB_NAME = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
 )
 LARGEST_TOKENIZER_BYTES = 256 * MIB  # of one file; the largest published have 35
+LARGEST_CARD_BYTES = 16 * MIB
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
 
 
@@ -196,6 +197,7 @@ def _gguf_slabs(file: GgufFile) -> Slabs:
 
 
 def _open_folder(folder: Path, name: str) -> Model:
+    from snugfit.archs.conversion.general import general_metadata
     from snugfit.archs.conversion.rows import Config
     from snugfit.archs.conversion.tokenizer import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder, read_json
@@ -208,8 +210,16 @@ def _open_folder(folder: Path, name: str) -> Model:
     stored = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
     metadata, converted = converted_folder(config, stored, name)
-    metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
+    files = _tokenizer_files(folder)
+    metadata |= tokenizer_metadata(files, config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
+    metadata |= general_metadata(
+        name,
+        card=_model_card(folder),
+        config=config.raw,
+        generation=files.generation,
+        tensors=tensors.values(),
+    )
     size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
     return Model(name, folder, metadata, tensors, size, _folder_slabs(converted, stored))
 
@@ -231,6 +241,14 @@ def converted_folder(
     metadata |= {"general.name": name}
     metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
     return metadata, converted
+
+
+def _model_card(folder: Path) -> str:
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(LARGEST_CARD_BYTES).decode("utf-8", "replace")
 
 
 def _tokenizer_files(folder: Path) -> TokenizerFiles:

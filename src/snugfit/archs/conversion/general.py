@@ -31,14 +31,17 @@ SAMPLING: tuple[tuple[tuple[str, ...], str, type[np.generic]], ...] = (
     (("mirostat_tau",), "mirostat_tau", np.float32),
     (("mirostat_eta",), "mirostat_eta", np.float32),
 )
-# Fields of gguf.Metadata that are one text, and keys of the same name.
-TEXTS = (
-    "name author version organization finetune basename description size_label license_name "
-    "license_link source_url source_doi source_uuid source_repo_url"
-)
+# Fields of gguf.Metadata that are one text -> GGUF's key.
 KEYS_OF_TEXTS = {
-    name: f"general.{re.sub('^(license|source)_(.*)$', r'\1.\2', name).replace('repo.', 'repo_')}"
-    for name in TEXTS.split()
+    **{
+        name: f"general.{name}"
+        for name in ("name", "author", "version", "organization", "finetune", "basename")
+    },
+    "description": "general.description",
+    "size_label": "general.size_label",
+    "license_name": "general.license.name",
+    "license_link": "general.license.link",
+    **{f"source_{name}": f"general.source.{name}" for name in ("url", "doi", "uuid", "repo_url")},
 }
 RELATED = ("name", "author", "version", "organization", "description", "url", "doi", "uuid")
 CARD_KEYS = {
@@ -51,8 +54,8 @@ CARD_KEYS = {
     *("model_uuid", "model_repo_url", "model_creator", "model_type"),
 }
 LONGEST_CARD = 2**16  # characters of the keys above; cards have up to a few thousand
-LONGEST_TEXT, MOST_ITEMS = 2000, 200
-TOP_LEVEL = re.compile(r"([A-Za-z_]\w*)\s*:")
+LONGEST_TEXT, MOST_ITEMS, MOST_BRACKETS = 2000, 200, 500
+TOP_LEVEL = re.compile(r"([A-Za-z_][\w-]*)\s*:")
 
 
 def general_metadata(
@@ -153,7 +156,8 @@ def front_matter(card: str) -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     import yaml
 
-    if len(text) > LONGEST_CARD:
+    # The parser takes seconds for thousands of brackets within each other.
+    if len(text) > LONGEST_CARD or text.count("[") + text.count("{") > MOST_BRACKETS:
         return None
     try:
         for token in yaml.scan(text, Loader=yaml.SafeLoader):
