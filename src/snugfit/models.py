@@ -26,7 +26,7 @@ from snugfit.units import MIB
 if TYPE_CHECKING:
     from snugfit.archs.conversion.config import Config
     from snugfit.archs.conversion.tensors import ConvertedTensor
-    from snugfit.archs.conversion.tokenizer import TokenizerFiles
+    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
     from snugfit.formats.safetensors import StoredTensor
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -38,6 +38,8 @@ SLAB_BYTES = 64 * MIB
 HUB_NAME = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
 )
+LARGEST_TOKENIZER_BYTES = 256 * MIB  # of one file; the largest published have 35
+LARGEST_CARD_BYTES = 16 * MIB
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
 
 
@@ -198,6 +200,7 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
 
 def _open_folder(folder: Path, name: str) -> Model:
     from snugfit.archs.conversion.config import Config
+    from snugfit.archs.conversion.general import general_metadata
     from snugfit.archs.conversion.tokenizer import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder, read_json
 
@@ -209,8 +212,16 @@ def _open_folder(folder: Path, name: str) -> Model:
     stored = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
     metadata, converted = converted_folder(config, stored, name)
-    metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
+    tokenizer = _tokenizer_files(folder)
+    metadata |= tokenizer_metadata(tokenizer, config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
+    metadata |= general_metadata(
+        name,
+        card=_model_card(folder),
+        config=config.raw,
+        generation=tokenizer.generation,
+        tensors=tensors.values(),
+    )
     files = tuple(sorted({tensor.path for tensor in stored.values()}))
     size = sum(path.stat().st_size for path in files)
     file_of = {
@@ -239,27 +250,46 @@ def converted_folder(
     return metadata, convert_tensors(config, row, stored)
 
 
+def _model_card(folder: Path) -> str:
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(LARGEST_CARD_BYTES).decode("utf-8", "replace")
+
+
 def _tokenizer_files(folder: Path) -> TokenizerFiles:
-    from snugfit.archs.conversion.tokenizer import TokenizerFiles
-    from snugfit.formats.safetensors import read_json
+    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
+    from snugfit.formats.safetensors import json_object
 
-    def optional(name: str) -> dict[str, Any]:
-        return read_json(folder / name) if (folder / name).is_file() else {}
+    def content(name: str) -> bytes:
+        path = folder / name
+        if not path.is_file():
+            return b""
+        if path.stat().st_size > LARGEST_TOKENIZER_BYTES:
+            raise FormatError(f"{path}: larger than any tokenizer. Download it again.")
+        return path.read_bytes()
 
-    if not (folder / "tokenizer.json").is_file():
-        raise FormatError(
-            f"{folder}: no tokenizer.json. Save it with transformers' tokenizer.save_pretrained."
-        )
-    config = optional("tokenizer_config.json")
-    template = config.get("chat_template")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    def text(name: str) -> str:
+        return content(name).decode("utf-8", "replace")
+
+    def described(name: str) -> dict[str, Any]:
+        stored = content(name)
+        return json_object(folder / name, stored) if stored else {}
+
+    template = text("chat_template.jinja") or described("chat_template.json").get("chat_template")
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     return TokenizerFiles(
-        str(folder),
-        read_json(folder / "tokenizer.json"),
-        config,
-        optional("generation_config.json"),
-        template if isinstance(template, str) else "",
+        folder=str(folder),
+        tokenizer=described("tokenizer.json"),
+        config=described("tokenizer_config.json"),
+        generation=described("generation_config.json"),
+        chat_template=template if isinstance(template, str) else "",
+        model=described("config.json"),
+        added=described("added_tokens.json"),
+        tekken=described("tekken.json"),
+        sentencepiece=content("tokenizer.model"),
+        named_templates={path.stem: text(str(path.relative_to(folder))) for path in more[:100]},
     )
 
 
