@@ -25,9 +25,10 @@ from snugfit.units import MIB
 
 if TYPE_CHECKING:
     from snugfit.archs.conversion.config import Config
-    from snugfit.archs.conversion.tensors import ConvertedTensor
+    from snugfit.archs.conversion.tensors import ConvertedTensor, Stored
     from snugfit.archs.conversion.tokenizer import TokenizerFiles
-    from snugfit.formats.safetensors import StoredTensor
+    from snugfit.formats.packed import LogicalTensors
+    from snugfit.formats.safetensors import Tensors
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Blocks = np.ndarray[Any, np.dtype[np.uint8]]
@@ -198,17 +199,34 @@ def _open_folder(folder: Path, name: str) -> Model:
         raise FormatError(
             f"{folder}: no config.json. Name the folder that holds config.json and *.safetensors."
         )
-    stored = read_folder(folder)
+    files = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
+    stored = _unpacked(folder, config, files)
     metadata, converted = converted_folder(config, stored, name)
     metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
-    size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
+    size = sum(path.stat().st_size for path in {tensor.path for tensor in files.values()})
     return Model(name, folder, metadata, tensors, size, _read_folder(converted, stored))
 
 
+def _unpacked(folder: Path, config: Config, files: Tensors) -> LogicalTensors:
+    """Return a folder's tensors as what they stand for, where they are stored quantized."""
+    from snugfit.formats.packed import (
+        MODELOPT_FILE,
+        logical_tensors,
+        settings_of,
+        settings_of_modelopt,
+    )
+    from snugfit.formats.safetensors import read_json
+
+    settings = settings_of(config.folder, config.outer)
+    if settings is None and (folder / MODELOPT_FILE).is_file():
+        settings = settings_of_modelopt(config.folder, read_json(folder / MODELOPT_FILE))
+    return logical_tensors(config.folder, files, config.outer, settings)
+
+
 def converted_folder(
-    config: Config, stored: Mapping[str, StoredTensor], name: str
+    config: Config, stored: Mapping[str, Stored], name: str
 ) -> tuple[dict[str, Any], list[ConvertedTensor]]:
     """Return a Hugging Face model's metadata, but for its tokenizer, and its tensors in GGUF.
 
@@ -249,7 +267,7 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
     )
 
 
-def _read_folder(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Read:
+def _read_folder(converted: list[ConvertedTensor], stored: Mapping[str, Stored]) -> Read:
     from snugfit.archs.conversion.tensors import read_rows
 
     by_name = {tensor.info.name: tensor for tensor in converted}
