@@ -113,7 +113,8 @@ def _largest(
     """Return the largest number of each block out of bytes of a table, as float32."""
     found = as_floats(table, table.map())[packed.map()]
     shared = np.repeat(as_floats(scales, scales.map()), state.nested_block)[: len(found)]
-    return found * shared + np.float32(state.offset)
+    largest: Array = found * shared + np.float32(state.offset)
+    return largest
 
 
 def _reader(packed: StoredTensor, table: Array, largest: Array, state: State) -> Rows:

@@ -80,7 +80,7 @@ def compressed_weights(source: Source) -> None:
 
 def _groups(source: Source) -> list[Mapping[str, Any]]:
     groups = source.settings.get("config_groups") or {}
-    found = list(groups.values()) if isinstance(groups, Mapping) else [None]
+    found: list[Any] = list(groups.values()) if isinstance(groups, Mapping) else [None]
     if not all(
         isinstance(group, Mapping) and isinstance(group.get("weights") or {}, Mapping)
         for group in found
@@ -181,10 +181,7 @@ def _zero_points(
         return values.astype(np.float32).reshape(rows, groups)
     if stored.dtype == "I32" and values.ndim == 2 and values.shape[1] == groups:
         for per_word in (None, WORD_BITS // bits):
-            needed = (
-                math.ceil(rows * bits / WORD_BITS) if per_word is None else -(-rows // per_word)
-            )
-            if values.shape[0] == needed:
+            if values.shape[0] == math.ceil(rows / (per_word or WORD_BITS / bits)):
                 turned = np.ascontiguousarray(values.T)
                 return np.ascontiguousarray(
                     _unpacked(turned, bits, per_word, rows, 2 ** (bits - 1)).T

@@ -79,7 +79,7 @@ def _bits(source: Source, base: str, qweight: StoredTensor, order: StoredTensor 
 
 
 def _group_size(source: Source, scales: StoredTensor, columns: int, is_told: bool) -> int:
-    """Return columns of a group where they follow in order; a g_idx tells, for layers may differ."""
+    """Return columns of a group, where they follow in order; a g_idx may tell otherwise."""
     groups, size = scales.shape[0], source.number("group_size", -1)
     size = columns if size <= 0 else size
     if groups and is_told and -(-columns // size) != groups:

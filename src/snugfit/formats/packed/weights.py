@@ -48,7 +48,7 @@ class Latest:
 
 @dataclass(frozen=True)
 class Weight:
-    """A packed weight: `dtype` is the type that its values are handed on in, as safetensors names it.
+    """A packed weight. `dtype` is the type that its values are handed on in, by safetensors' name.
 
     BF16 is handed on as its 16 bits, and MXFP4 as bytes of GGUF blocks.
     """
