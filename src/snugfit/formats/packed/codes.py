@@ -42,9 +42,8 @@ def float8_table(dtype: str) -> Array:
 @cache
 def exponent_table() -> Array:
     """Return the float32 value of every byte of E8M0: 2 to the code less 127, and NaN for 255."""
-    values = np.ldexp(np.ones(256, np.float32), np.arange(256) - 127)
-    values[255] = np.nan
-    return values
+    values = np.ldexp(np.ones(255, np.float32), np.arange(255) - 127)
+    return np.append(values, np.float32(np.nan))
 
 
 @cache

@@ -6,6 +6,7 @@ qweight is int32 [columns * bits / 32, rows], scales [groups, rows], qzeros int3
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ def _add(source: Source, base: str, less: int) -> None:
     bits = _bits(source, base, qweight, groups_of)
     columns = 32 * qweight.shape[0] // bits
     check_shape(qweight, (columns * bits // 32, rows), name)
-    check_shape(qzeros, (groups, rows * bits // 32), name)
+    check_shape(qzeros, (groups, math.ceil(rows * bits / 32)), name)
     if groups_of:
         check_shape(groups_of, (columns,), name)
     size = _group_size(source, scales, columns, groups_of is not None)
@@ -56,7 +57,7 @@ def _add(source: Source, base: str, less: int) -> None:
         order = _order(groups_of, size, groups)
         block = (1, size)
         factors = np.ascontiguousarray(as_floats(scales, scales.map()).T)
-        zeros = np.ascontiguousarray(_zeros(qzeros.map(), bits, less).T)
+        zeros = np.ascontiguousarray(_zeros(qzeros.map(), bits, less)[:, :rows].T)
         return scaled(
             lambda first, last: integers(words[:, first:last].T, bits),
             Grid(factors, block, order),

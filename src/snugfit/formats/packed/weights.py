@@ -27,7 +27,7 @@ from snugfit.formats.safetensors import StoredTensor
 # First row, last row (not in it) -> float32 [rows, columns].
 Rows = Callable[[int, int], Array]
 Operation = np.ufunc
-CHUNK_VALUES = 2**19  # 2 MiB of float32: what is unpacked, shifted and scaled while it is at hand
+CHUNK_VALUES = 2**16  # 256 KiB of float32, unpacked, shifted and scaled while it is at hand
 MXFP4_COLUMNS = 32  # of a block that shares one exponent
 DOWNLOAD = "Download the model again."
 
