@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from snugfit.archs.conversion.tensors import ConvertedTensor, Stored
     from snugfit.archs.conversion.tokenizer import TokenizerFiles
     from snugfit.formats.packed import LogicalTensors
+    from snugfit.formats.packed.source import ReadSmall
     from snugfit.formats.safetensors import Tensors
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
@@ -201,7 +202,8 @@ def _open_folder(folder: Path, name: str) -> Model:
         )
     files = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
-    stored = _unpacked(folder, config, files)
+    has_own = (folder / "hf_quant_config.json").is_file()
+    stored = unpacked(config, files, (lambda name: read_json(folder / name)) if has_own else None)
     metadata, converted = converted_folder(config, stored, name)
     metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
@@ -209,20 +211,28 @@ def _open_folder(folder: Path, name: str) -> Model:
     return Model(name, folder, metadata, tensors, size, _read_folder(converted, stored))
 
 
-def _unpacked(folder: Path, config: Config, files: Tensors) -> LogicalTensors:
-    """Return a folder's tensors as what they stand for, where they are stored quantized."""
+def unpacked(
+    config: Config,
+    files: Tensors,
+    modelopt: Callable[[str], Mapping[str, Any]] | None = None,
+    read_small: ReadSmall | None = None,
+) -> LogicalTensors:
+    """Return stored tensors as what they stand for, where they are stored quantized.
+
+    `modelopt` reads the JSON file of that name, where there is one. `read_small` reads a tensor of
+    a few bytes where the files are not here. Raises FormatError, UnsupportedError.
+    """
     from snugfit.formats.packed import (
         MODELOPT_FILE,
         logical_tensors,
         settings_of,
         settings_of_modelopt,
     )
-    from snugfit.formats.safetensors import read_json
 
     settings = settings_of(config.folder, config.outer)
-    if settings is None and (folder / MODELOPT_FILE).is_file():
-        settings = settings_of_modelopt(config.folder, read_json(folder / MODELOPT_FILE))
-    return logical_tensors(config.folder, files, config.outer, settings)
+    if settings is None and modelopt:
+        settings = settings_of_modelopt(config.folder, modelopt(MODELOPT_FILE))
+    return logical_tensors(config.folder, files, config.outer, settings, read_small)
 
 
 def converted_folder(

@@ -58,13 +58,14 @@ class StoredTensor:
     offset: int
 
     @property
-    def item_bytes(self) -> int:
-        return DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 1
+    def item(self) -> np.dtype[Any]:
+        """What is stored side by side; bytes, for a type that is not in DTYPES."""
+        return DTYPES.get(self.dtype, DTYPES["U8"])
 
     @property
     def size_bytes(self) -> int:
         """The bytes of all values, of a type that is in DTYPES."""
-        return math.prod(self.shape) // NUMBERS_OF_ITEM.get(self.dtype, 1) * self.item_bytes
+        return math.prod(self.shape) // NUMBERS_OF_ITEM.get(self.dtype, 1) * self.item.itemsize
 
     def map(self) -> np.ndarray[Any, Any]:
         """Map the stored values without reading them; bfloat16 as uint16 bits, and so on.

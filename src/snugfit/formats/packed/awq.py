@@ -35,7 +35,8 @@ def _add(source: Source, base: str) -> None:
     qweight, qzeros, scales = (
         source.part(f"{base}.{part}", name) for part in ("qweight", "qzeros", "scales")
     )
-    if len(qweight.shape) != 2 or len(scales.shape) != 2 or qweight.dtype != "I32":
+    is_matrix = len(qweight.shape) == len(scales.shape) == 2
+    if not is_matrix or {qweight.dtype, qzeros.dtype} != {"I32"}:
         raise source.unsupported(f"{base} is not packed into a matrix of 32-bit words")
     columns, (groups, rows) = qweight.shape[0], scales.shape
     check_shape(qweight, (columns, rows // ROWS), name)

@@ -29,6 +29,7 @@ from snugfit.formats.safetensors import StoredTensor
 
 STATE = ".quant_state.bitsandbytes__"
 KINDS = ("nf4", "fp4")
+MOST_OFFSET = 1e30  # a mean of numbers of float32
 BY_ROW = 0  # the only weight_format that rows of integers are stored in
 # An integer times this is its part of the largest number of its row: 1 / 127 in float32.
 OF_127 = np.float32(1 / 127)
@@ -58,7 +59,7 @@ def _add_four_bits(source: Source, name: str, described: StoredTensor) -> None:
         source.part(name + part, name) for part in ("", ".absmax", ".quant_map")
     )
     state = _state(described, source.sample(described))
-    if math.prod(packed.shape) * packed.item_bytes * 2 != math.prod(state.shape):
+    if math.prod(packed.shape) * packed.item.itemsize * 2 != math.prod(state.shape):
         raise FormatError(
             f"{packed.path}: tensor {name} has {packed.size_bytes} bytes, which {described.name} "
             f"says are a weight of shape {list(state.shape)}. {DOWNLOAD}"
@@ -97,9 +98,13 @@ def _state(described: StoredTensor, values: Array) -> State:
         shape = tuple(said["shape"])
         numbers = (*shape, said["blocksize"], said.get("nested_blocksize", 1))
         offset = float(said.get("nested_offset", 0.0))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         numbers, offset = (), math.nan
-    if len(numbers) < 4 or not all(type(n) is int and 0 < n < 2**31 for n in numbers):
+    if (
+        not abs(offset) < MOST_OFFSET
+        or len(numbers) < 4
+        or not all(type(n) is int and 0 < n < 2**31 for n in numbers)
+    ):
         raise FormatError(
             f"{described.path}: tensor {described.name} is not a JSON text of a weight's shape and "
             f"blocks. {DOWNLOAD}"

@@ -75,6 +75,8 @@ def compressed_weights(source: Source) -> None:
         if one.get("block_structure") is not None
     ]
     for name in source.ending("_scale"):
+        if not name.endswith("weight") and name not in source.tensors:
+            continue  # a scale that the model has of its own
         _add_plain(source, name, blocks)
 
 

@@ -36,6 +36,7 @@ WEIGHT_OF_SCALES = {
     ".qscale_weight": ".weight",
     ".scale": ".weight",
 }
+SURELY = ("weight_scale", "_scale_inv", ".qscale_weight")
 # Scales of activations and of the cache, which weights do not need.
 OF_ACTIVATIONS = (
     "activation_scale",
@@ -63,7 +64,8 @@ def float_weights(source: Source) -> None:
     for suffix, of_weight in WEIGHT_OF_SCALES.items():
         for base in source.ending(suffix):
             name = base + of_weight
-            if suffix != ".scale" or _is_packed(source.tensors.get(name)):
+            # Models have scales of their own; those of weights say so, or have a packed weight.
+            if (base + suffix).endswith(SURELY) or _is_packed(source.tensors.get(name)):
                 _add(source, name, base + suffix, blocks)
     _check_scaled(source)
 

@@ -41,7 +41,8 @@ def _add(source: Source, base: str, less: int) -> None:
         source.part(f"{base}.{part}", name) for part in ("qweight", "qzeros", "scales")
     )
     groups_of = source.optional(f"{base}.g_idx")
-    if len(qweight.shape) != 2 or len(scales.shape) != 2 or qweight.dtype != "I32":
+    is_matrix = len(qweight.shape) == len(scales.shape) == 2
+    if not is_matrix or {qweight.dtype, qzeros.dtype} != {"I32"}:
         raise source.unsupported(f"{base} is not packed into a matrix of 32-bit words")
     groups, rows = scales.shape
     bits = _bits(source, base, qweight, groups_of)
@@ -83,9 +84,9 @@ def _group_size(source: Source, scales: StoredTensor, columns: int, is_told: boo
     """Return columns of a group, where they follow in order; a g_idx may tell otherwise."""
     groups, size = scales.shape[0], source.number("group_size", -1)
     size = columns if size <= 0 else size
-    if groups and is_told and -(-columns // size) != groups:
+    if groups and columns and is_told and -(-columns // size) != groups:
         size = -(-columns // groups)
-    if not groups or (not is_told and -(-columns // size) != groups):
+    if not groups or not columns or (not is_told and -(-columns // size) != groups):
         raise FormatError(
             f"{scales.path}: tensor {scales.name} has {groups} groups, but {columns} columns in "
             f"groups of {size} make {-(-columns // size)}. {DOWNLOAD}"

@@ -75,14 +75,14 @@ class Weight:
 
     def _made(self, index: int) -> Array:
         rows, columns = self.shape[-2:]
-        read = self.open_matrix(index)
         step = max(8, CHUNK_VALUES // max(1, columns) // 8 * 8)
         parts = ((first, min(first + step, rows)) for first in range(0, rows, step))
         if self.dtype == "MXFP4":
             made = np.empty((rows, columns // MXFP4_COLUMNS * 17), np.uint8)
         else:
             made = np.empty((rows, columns), HANDED_ON[self.dtype])
-        with np.errstate(over="ignore", invalid="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # the quantizer says where it matters
+            read = self.open_matrix(index)
             for first, last in parts:
                 made[first:last] = self._handed_on(read(first, last), first)
         return made
@@ -159,6 +159,11 @@ def block_of(
     `blocks` are sizes that the config names, whose last block may be cut off. Raises FormatError
     if the two shapes do not fit.
     """
+    if len(shape) not in (2, 3):
+        raise UnsupportedError(
+            f"{weight.path}: tensor {weight.name} stands for a weight of shape {list(shape)}; "
+            "packed weights are matrices or stacks of them. Use the model's 16-bit files."
+        )
     rows, columns = shape[-2:]
     found = _grid_shape(shared.shape, shape)
     if found == (1, 1):
