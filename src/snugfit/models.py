@@ -25,9 +25,11 @@ from snugfit.units import MIB
 
 if TYPE_CHECKING:
     from snugfit.archs.conversion.config import Config
-    from snugfit.archs.conversion.tensors import ConvertedTensor
+    from snugfit.archs.conversion.tensors import ConvertedTensor, Stored
     from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
-    from snugfit.formats.safetensors import StoredTensor
+    from snugfit.formats.packed import LogicalTensors
+    from snugfit.formats.packed.source import ReadSmall
+    from snugfit.formats.safetensors import Tensors
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Blocks = np.ndarray[Any, np.dtype[np.uint8]]
@@ -209,8 +211,10 @@ def _open_folder(folder: Path, name: str) -> Model:
         raise FormatError(
             f"{folder}: no config.json. Name the folder that holds config.json and *.safetensors."
         )
-    stored = read_folder(folder)
+    files = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
+    has_own = (folder / "hf_quant_config.json").is_file()
+    stored = unpacked(config, files, (lambda name: read_json(folder / name)) if has_own else None)
     metadata, converted = converted_folder(config, stored, name)
     tokenizer = _tokenizer_files(folder)
     metadata |= tokenizer_metadata(tokenizer, config.vocabulary)
@@ -222,19 +226,43 @@ def _open_folder(folder: Path, name: str) -> Model:
         generation=tokenizer.generation,
         tensors=tensors.values(),
     )
-    files = tuple(sorted({tensor.path for tensor in stored.values()}))
-    size = sum(path.stat().st_size for path in files)
+    paths = tuple(sorted({tensor.path for tensor in files.values()}))
+    size = sum(path.stat().st_size for path in paths)
     file_of = {
         one.info.name: stored[one.pieces[0].source].path
         for one in converted
         if one.pieces[0].source in stored
     }
     read = _read_folder(converted, stored)
-    return Model(name, folder, metadata, tensors, size, read, files=files, file_of=file_of)
+    return Model(name, folder, metadata, tensors, size, read, files=paths, file_of=file_of)
+
+
+def unpacked(
+    config: Config,
+    files: Tensors,
+    modelopt: Callable[[str], Mapping[str, Any]] | None = None,
+    read_small: ReadSmall | None = None,
+) -> LogicalTensors:
+    """Return stored tensors as what they stand for, where they are stored quantized.
+
+    `modelopt` reads the JSON file of that name, where there is one. `read_small` reads a tensor of
+    a few bytes where the files are not here. Raises FormatError, UnsupportedError.
+    """
+    from snugfit.formats.packed import (
+        MODELOPT_FILE,
+        logical_tensors,
+        settings_of,
+        settings_of_modelopt,
+    )
+
+    settings = settings_of(config.folder, config.outer)
+    if settings is None and modelopt:
+        settings = settings_of_modelopt(config.folder, modelopt(MODELOPT_FILE))
+    return logical_tensors(config.folder, files, config.outer, settings, read_small)
 
 
 def converted_folder(
-    config: Config, stored: Mapping[str, StoredTensor], name: str
+    config: Config, stored: Mapping[str, Stored], name: str
 ) -> tuple[dict[str, Any], list[ConvertedTensor]]:
     """Return a Hugging Face model's metadata, but for its tokenizer, and its tensors in GGUF.
 
@@ -293,7 +321,7 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
     )
 
 
-def _read_folder(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Read:
+def _read_folder(converted: list[ConvertedTensor], stored: Mapping[str, Stored]) -> Read:
     from snugfit.archs.conversion.tensors import read_rows
     from snugfit.formats.reading import loaded
 
