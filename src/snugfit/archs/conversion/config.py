@@ -11,6 +11,8 @@ from snugfit.errors import FormatError
 
 # Where models of several kinds of input keep the language model's numbers.
 OF_LANGUAGE = ("text_config", "llm_config", "language_config")
+# What model classes call the number of experts.
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Config:
 
     @property
     def experts(self) -> int:
-        return int(self.number("num_experts", self.number("num_local_experts", 0)))
+        named = (key for key in EXPERT_COUNTS if self.raw.get(key) is not None)
+        return int(self.number(next(named, EXPERT_COUNTS[0]), 0))
 
     @property
     def draft_layers(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,11 +48,34 @@ def rope_scaling(config: Config) -> dict[str, Any]:
                 "rope.scaling.type": "yarn",
                 "rope.scaling.factor": float(rope["factor"]),
                 "rope.scaling.original_context_length": int(original),
+            } | {
+                f"rope.scaling.yarn_{key}": float(rope[key])
+                for key in ("beta_fast", "beta_slow")
+                if rope.get(key) is not None
             }
     raise UnsupportedError(
         f"{config.folder}/config.json: rope type {rope['rope_type']!r} cannot be converted yet; "
         "default, linear, llama3 and yarn can."
     )
+
+
+def without(keys: dict[str, Any], *names: str) -> dict[str, Any]:
+    """Return keys but for those that llama.cpp's converter leaves out for an architecture."""
+    return {key: value for key, value in keys.items() if key not in names}
+
+
+def check_fixed(config: Config, fixed: Mapping[str, Any]) -> None:
+    """Raise UnsupportedError where the config asks for another value than llama.cpp has built in.
+
+    `fixed` maps keys of the config to the values that it may have, where it has them.
+    """
+    for key, value in fixed.items():
+        found = config.raw.get(key)
+        if found is not None and found != value:
+            raise UnsupportedError(
+                f"{config.folder}/config.json: {key} is {found!r}; llama.cpp runs this "
+                f"architecture with {value!r} only."
+            )
 
 
 def full_attention_metadata(config: Config) -> dict[str, Any]:
@@ -65,16 +89,21 @@ def full_attention_metadata(config: Config) -> dict[str, Any]:
 
 
 def expert_metadata(config: Config) -> dict[str, Any]:
+    return (
+        full_attention_metadata(config)
+        | expert_counts(config)
+        | {"expert_feed_forward_length": int(config.number("moe_intermediate_size"))}
+    )
+
+
+def expert_counts(config: Config) -> dict[str, int]:
+    """Return how many experts there are, and how many a token uses. Raises FormatError."""
     used = int(config.number("num_experts_per_tok"))
     if not 0 < used <= config.experts:
         raise FormatError(
             f"{config.folder}/config.json: {used} of {config.experts} experts used cannot be right."
         )
-    return full_attention_metadata(config) | {
-        "expert_count": config.experts,
-        "expert_used_count": used,
-        "expert_feed_forward_length": int(config.number("moe_intermediate_size")),
-    }
+    return {"expert_count": config.experts, "expert_used_count": used}
 
 
 def rope_divisors(config: Config) -> dict[str, Array]:

@@ -20,9 +20,18 @@ from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.quants.recipes import is_kept_in_full
 
+LAYER = re.compile(r"model\.layers\.(\d+)\..+")
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)(\..+)")
 # safetensors' names, and those of blocks that stay as they are -> the type in GGUF.
-GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32", "MXFP4": "MXFP4"}
+GGUF_TYPE_OF_DTYPE = {
+    "BF16": "BF16",
+    "F16": "F16",
+    "F32": "F32",
+    "F64": "F32",
+    "MXFP4": "MXFP4",
+    "I32": "I32",
+    "I64": "I32",
+}
 BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
 IGNORED = re.compile(r"rotary_emb\.inv_freq|\.attn\.bias$|masked_bias")
@@ -93,7 +102,7 @@ def convert_tensors(
     found: dict[str, ConvertedTensor] = {}
     for name, members in _gathered(config, row, stored).items():
         _check_alike(config, name, members)
-        for part, gguf_name in _parts(config, row, name, names):
+        for part, gguf_name in _parts(config, row, name, members[0].stored.dtype, names):
             if gguf_name in found:
                 raise FormatError(
                     f"{config.folder}: {name} and another tensor are both {gguf_name}. "
@@ -117,12 +126,20 @@ def _gathered(
         if IGNORED.search(source) or (source in HEADS and row.is_tied(config)):
             continue
         name = plain_name(source, row.prefixes)
+        if not row.keeps_drafts and _drafts(config, name):
+            continue
         if match := EXPERT.fullmatch(name):
             member = Member(source, tensor, int(match[2]))
             found.setdefault(match[1] + match[3], []).append(member)
         else:
             found[name] = [Member(source, tensor)]
     return {name: sorted(m, key=lambda one: one.index or 0) for name, m in found.items()}
+
+
+def _drafts(config: Config, name: str) -> bool:
+    """Return whether a tensor is of a layer after the last, where the config has such layers."""
+    match = LAYER.fullmatch(name)
+    return match is not None and 0 <= int(match[1]) - config.layers < config.draft_layers
 
 
 def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
@@ -134,12 +151,16 @@ def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
 
 
 def _parts(
-    config: Config, row: ConversionRow, name: str, names: Callable[[str], str | None]
+    config: Config,
+    row: ConversionRow,
+    name: str,
+    dtype: str,
+    names: Callable[[str], str | None],
 ) -> list[tuple[Part, str]]:
     """Return the parts that a stored tensor makes, with their names in GGUF."""
     for rule in row.rules:
         match = re.fullmatch(rule.pattern, name)
-        if match is None or not rule.applies(config):
+        if match is None or not rule.applies(config) or dtype not in (rule.dtypes or (dtype,)):
             continue
         found = []
         for part in rule.parts:
@@ -273,6 +294,8 @@ def _bytes_of(tensor: ConvertedTensor, rows: Array) -> Array:
         rows = np.ascontiguousarray(rows, np.float32)
         if tensor.compute:
             rows = np.ascontiguousarray(tensor.compute(rows), np.float32)
+    if tensor.info.type_name == "I32":
+        rows = rows.astype(np.int32, copy=False)
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
