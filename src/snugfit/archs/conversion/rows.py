@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import gpt_oss, llama, qwen
+from snugfit.archs.conversion import deepseek, glm, gpt_oss, llama, qwen
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -14,6 +14,11 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
     "GptOssForCausalLM": gpt_oss.GPT_OSS,
+    "Glm4ForCausalLM": glm.GLM4,
+    "Glm4MoeForCausalLM": glm.GLM4_MOE,
+    "Glm4MoeLiteForCausalLM": glm.GLM4_MOE_LITE,
+    "DeepseekV2ForCausalLM": deepseek.DEEPSEEK_V2,
+    "DeepseekV3ForCausalLM": deepseek.DEEPSEEK_V3,
 }
 
 
