@@ -8,12 +8,7 @@ from typing import Any
 import pytest
 import torch
 from agreement import changed_config, check_agreement, check_record, randomized, write_model
-from declared import Declared, check_header, converted, declared
-from headers import header
 from transformers import AutoConfig, AutoModelForCausalLM
-
-from snugfit.errors import SnugfitError
-from snugfit.models import open_model
 
 SIZES = {
     "vocab_size": 320,

@@ -1,4 +1,4 @@
-"""gpt-oss: converted, it says in llama.cpp what it says in torch; MXFP4 experts stay as they are."""
+"""gpt-oss says in llama.cpp what it says in torch; its MXFP4 experts stay as they are."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.metadata import attention_metadata, check_fixed, expert_counts
+from snugfit.archs.conversion.metadata import attention_metadata, check_fixed, routed_metadata
 from snugfit.archs.conversion.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.rules import Array, ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
@@ -101,7 +101,7 @@ def routing_metadata(config: Config, scores: str) -> dict[str, Any]:
             f"{config.folder}/config.json: scoring_func is {scores!r}; llama.cpp has "
             f"{', '.join(GATING)}."
         )
-    keys: dict[str, Any] = expert_counts(config) | {
+    keys: dict[str, Any] = routed_metadata(config) | {
         "expert_feed_forward_length": int(config.number("moe_intermediate_size")),
         "expert_shared_count": int(config.number("n_shared_experts", 0)),
         "expert_weights_scale": float(config.number("routed_scaling_factor", 1.0)),

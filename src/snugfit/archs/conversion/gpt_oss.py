@@ -9,7 +9,7 @@ from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.metadata import (
     attention_metadata,
     check_fixed,
-    expert_counts,
+    routed_metadata,
     without,
 )
 from snugfit.archs.conversion.rules import Array, ConversionRow, Part, Rule
@@ -32,7 +32,7 @@ def _metadata(config: Config) -> dict[str, Any]:
     keys = without(attention_metadata(config), "vocab_size", "rope.dimension_count")
     return (
         keys
-        | expert_counts(config)
+        | routed_metadata(config)
         | {
             "expert_feed_forward_length": keys["feed_forward_length"],
             "attention.sliding_window": int(config.number("sliding_window")),
