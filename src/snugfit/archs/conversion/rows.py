@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import deepseek, glm, gpt_oss, llama, qwen
+from snugfit.archs.conversion import deepseek, deepseek4, glm, gpt_oss, llama, qwen
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -19,6 +19,7 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "Glm4MoeLiteForCausalLM": glm.GLM4_MOE_LITE,
     "DeepseekV2ForCausalLM": deepseek.DEEPSEEK_V2,
     "DeepseekV3ForCausalLM": deepseek.DEEPSEEK_V3,
+    "DeepseekV4ForCausalLM": deepseek4.DEEPSEEK_V4,
 }
 
 
