@@ -81,7 +81,7 @@ def _yarn(config: Config) -> dict[str, float]:
 
     The factor 0.1 is llama.cpp's, for files older than its own use of the key.
     """
-    rope = config.rope
+    rope, numbers = config.rope, config.rope_numbers
     every = rope.get("mscale_all_dim")
     agree = every and rope.get("mscale", every) == every and not rope.get("attention_factor")
     if rope["rope_type"] == "yarn" and not agree:
@@ -89,14 +89,18 @@ def _yarn(config: Config) -> dict[str, float]:
             f"{config.folder}/config.json: YaRN with mscale {rope.get('mscale')!r} and "
             f"mscale_all_dim {every!r}; llama.cpp runs latent attention only where they agree."
         )
-    return {"rope.scaling.yarn_log_multiplier": 0.1 * float(every)} if every else {}
+    return (
+        {"rope.scaling.yarn_log_multiplier": 0.1 * numbers.number("mscale_all_dim")}
+        if every
+        else {}
+    )
 
 
 def routing_metadata(config: Config, scores: str) -> dict[str, Any]:
     """Keys of experts, some shared by all tokens; `scores` where the config does not say."""
     check_fixed(config, {"moe_layer_freq": 1})
     scores = config.raw.get("scoring_func") or scores
-    if scores not in GATING:
+    if not isinstance(scores, str) or scores not in GATING:
         raise UnsupportedError(
             f"{config.folder}/config.json: scoring_func is {scores!r}; llama.cpp has "
             f"{', '.join(GATING)}."

@@ -15,7 +15,7 @@ from snugfit.archs.conversion.deepseek import (
 )
 from snugfit.archs.conversion.metadata import attention_metadata, check_fixed, without
 from snugfit.archs.conversion.qwen import FUSED_EXPERTS
-from snugfit.archs.conversion.rules import ConversionRow
+from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
 
 
@@ -61,6 +61,18 @@ def _glm4_moe_lite(config: Config) -> dict[str, Any]:
     return keys | (_drafts(config) if config.draft_layers else {})
 
 
+# gguf's name map has these for some architectures only.
+DRAFTING = (
+    Rule(
+        r"model\.layers\.(\d+)\.(eh_proj|enorm|hnorm|embed_tokens)\.weight",
+        (Part(r"blk.\1.nextn.\2.weight"),),
+    ),
+    Rule(
+        r"model\.layers\.(\d+)\.shared_head\.(norm|head)\.weight",
+        (Part(r"blk.\1.nextn.shared_head_\2.weight"),),
+    ),
+)
+
 GLM4 = ConversionRow("glm4", _glm4)
 GLM4_MOE = ConversionRow(
     "glm4moe",
@@ -70,5 +82,5 @@ GLM4_MOE = ConversionRow(
     keeps_drafts=True,
 )
 GLM4_MOE_LITE = ConversionRow(
-    "deepseek2", _glm4_moe_lite, LATENT, layer_kind=kind_of_layer, keeps_drafts=True
+    "deepseek2", _glm4_moe_lite, (*DRAFTING, *LATENT), layer_kind=kind_of_layer, keeps_drafts=True
 )

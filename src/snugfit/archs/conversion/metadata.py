@@ -15,7 +15,6 @@ from snugfit.errors import FormatError, UnsupportedError
 
 def attention_metadata(config: Config) -> dict[str, Any]:
     """Keys that every decoder has, without the architecture's prefix."""
-    rope = config.rope
     keys = {
         "vocab_size": config.vocabulary,
         "context_length": int(config.number("max_position_embeddings")),
@@ -27,7 +26,7 @@ def attention_metadata(config: Config) -> dict[str, Any]:
         "attention.key_length": config.head_size,
         "attention.value_length": config.head_size,
         "attention.layer_norm_rms_epsilon": float(config.number("rms_norm_eps", 1e-6)),
-        "rope.freq_base": float(rope["rope_theta"]),
+        "rope.freq_base": float(config.rope_numbers.number("rope_theta")),
         "rope.dimension_count": config.head_size,
     }
     return keys | rope_scaling(config)

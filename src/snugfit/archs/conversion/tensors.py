@@ -328,6 +328,12 @@ def _check_complete(
         )
     if not row.is_tied(config) and "output.weight" not in found:
         raise FormatError(f"{config.folder}: lm_head.weight is missing. Download every shard.")
+    for name, tensor in found.items():
+        if "_exps." in name and tensor.info.shape[0] != config.experts:
+            raise FormatError(
+                f"{config.folder}: {name} is of {tensor.info.shape[0]} experts, but config.json "
+                f"says {config.experts}. Download the model again."
+            )
     first_of_kind: dict[Any, tuple[int, set[str]]] = {}
     for layer in range(config.layers):
         here = _roles_of_layer(found, layer)
