@@ -11,6 +11,9 @@ from snugfit.errors import FormatError
 
 # Where models of several kinds of input keep the language model's numbers.
 OF_LANGUAGE = ("text_config", "llm_config", "language_config")
+# What model classes call the number of experts.
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+LARGEST_HEAD = 2**16
 
 
 @dataclass(frozen=True)
@@ -79,11 +82,15 @@ class Config:
 
     @property
     def head_size(self) -> int:
-        return int(self.number("head_dim", self.hidden_size // self.heads))
+        size = int(self.number("head_dim", self.hidden_size // self.heads))
+        if not 0 < size <= LARGEST_HEAD:
+            raise FormatError(f"{self.folder}/config.json: heads of {size} cannot be right.")
+        return size
 
     @property
     def experts(self) -> int:
-        return int(self.number("num_experts", self.number("num_local_experts", 0)))
+        named = (key for key in EXPERT_COUNTS if self.raw.get(key) is not None)
+        return int(self.number(next(named, EXPERT_COUNTS[0]), 0))
 
     @property
     def draft_layers(self) -> int:
@@ -106,6 +113,11 @@ class Config:
     @property
     def rope(self) -> Mapping[str, Any]:
         return self.rope_of("")
+
+    @property
+    def rope_numbers(self) -> Config:
+        """Rope parameters of all layers, to be asked for numbers."""
+        return Config(self.folder, self.rope)
 
     def rope_of(self, layer_type: str) -> Mapping[str, Any]:
         """Return rope parameters of layers of a type, or of all.

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import llama, qwen, recurrent
+from snugfit.archs.conversion import (
+    deepseek,
+    deepseek4,
+    glm,
+    gpt_oss,
+    llama,
+    qwen,
+    recurrent,
+)
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -15,6 +23,13 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
     "Mamba2ForCausalLM": recurrent.MAMBA2,
     "FalconH1ForCausalLM": recurrent.FALCON_H1,
+    "GptOssForCausalLM": gpt_oss.GPT_OSS,
+    "Glm4ForCausalLM": glm.GLM4,
+    "Glm4MoeForCausalLM": glm.GLM4_MOE,
+    "Glm4MoeLiteForCausalLM": glm.GLM4_MOE_LITE,
+    "DeepseekV2ForCausalLM": deepseek.DEEPSEEK_V2,
+    "DeepseekV3ForCausalLM": deepseek.DEEPSEEK_V3,
+    "DeepseekV4ForCausalLM": deepseek4.DEEPSEEK_V4,
 }
 
 

@@ -54,6 +54,7 @@ class Rule:
     pattern: str
     parts: tuple[Part, ...] = ()
     applies: Callable[[Config], bool] = always
+    dtypes: tuple[str, ...] = ()  # of the stored tensors that it is for; empty: any
 
 
 def no_constants(_config: Config) -> dict[str, Array]:
@@ -79,6 +80,7 @@ class ConversionRow:
     layer_kind: Callable[[Config, int], Hashable] = one_kind
     prefixes: tuple[str, ...] = ()  # of names, beyond those that all models have
     tied_by_default: bool = False  # transformers' default, where the config does not say
+    keeps_drafts: bool = False  # the layers after the last, which only draft tokens (MTP)
 
     def is_tied(self, config: Config) -> bool:
         """Return whether the embedding serves as the head."""

@@ -20,9 +20,18 @@ from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.quants.recipes import is_kept_in_full
 
+LAYER = re.compile(r"model\.layers\.(\d+)\..+")
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)(\..+)")
 # safetensors' names, and those of blocks that stay as they are -> the type in GGUF.
-GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32", "MXFP4": "MXFP4"}
+GGUF_TYPE_OF_DTYPE = {
+    "BF16": "BF16",
+    "F16": "F16",
+    "F32": "F32",
+    "F64": "F32",
+    "MXFP4": "MXFP4",
+    "I32": "I32",
+    "I64": "I32",
+}
 Load = Callable[[Array], Array]
 BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
@@ -95,7 +104,7 @@ def convert_tensors(
     found: dict[str, ConvertedTensor] = {}
     for name, members in _gathered(config, row, stored).items():
         _check_alike(config, name, members)
-        for part, gguf_name in _parts(config, row, name, names):
+        for part, gguf_name in _parts(config, row, name, members[0].stored.dtype, names):
             if gguf_name in found:
                 raise FormatError(
                     f"{config.folder}: {name} and another tensor are both {gguf_name}. "
@@ -119,12 +128,20 @@ def _gathered(
         if IGNORED.search(source) or (source in HEADS and row.is_tied(config)):
             continue
         name = plain_name(source, row.prefixes)
+        if not row.keeps_drafts and _drafts(config, name):
+            continue
         if match := EXPERT.fullmatch(name):
             member = Member(source, tensor, int(match[2]))
             found.setdefault(match[1] + match[3], []).append(member)
         else:
             found[name] = [Member(source, tensor)]
     return {name: sorted(m, key=lambda one: one.index or 0) for name, m in found.items()}
+
+
+def _drafts(config: Config, name: str) -> bool:
+    """Return whether a tensor is of a layer after the last, where the config has such layers."""
+    match = LAYER.fullmatch(name)
+    return match is not None and 0 <= int(match[1]) - config.layers < config.draft_layers
 
 
 def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
@@ -136,12 +153,16 @@ def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
 
 
 def _parts(
-    config: Config, row: ConversionRow, name: str, names: Callable[[str], str | None]
+    config: Config,
+    row: ConversionRow,
+    name: str,
+    dtype: str,
+    names: Callable[[str], str | None],
 ) -> list[tuple[Part, str]]:
     """Return the parts that a stored tensor makes, with their names in GGUF."""
     for rule in row.rules:
         match = re.fullmatch(rule.pattern, name)
-        if match is None or not rule.applies(config):
+        if match is None or not rule.applies(config) or dtype not in (rule.dtypes or (dtype,)):
             continue
         found = []
         for part in rule.parts:
@@ -286,6 +307,8 @@ def _bytes_of(tensor: ConvertedTensor, rows: Array, first: int) -> Array:
             rows = np.ascontiguousarray(tensor.compute(rows), np.float32)
         if tensor.scale is not None:
             rows = rows * tensor.scale[first : first + len(rows), None]
+    if tensor.info.type_name == "I32":
+        rows = rows.astype(np.int32, copy=False)
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
@@ -318,6 +341,12 @@ def _check_complete(
         )
     if not row.is_tied(config) and "output.weight" not in found:
         raise FormatError(f"{config.folder}: lm_head.weight is missing. Download every shard.")
+    for name, tensor in found.items():
+        if "_exps." in name and tensor.info.shape[0] != config.experts:
+            raise FormatError(
+                f"{config.folder}: {name} is of {tensor.info.shape[0]} experts, but config.json "
+                f"says {config.experts}. Download the model again."
+            )
     first_of_kind: dict[Any, tuple[int, set[str]]] = {}
     for layer in range(config.layers):
         here = _roles_of_layer(found, layer)
