@@ -11,6 +11,7 @@ from snugfit.errors import FormatError
 
 # Where models of several kinds of input keep the language model's numbers.
 OF_LANGUAGE = ("text_config", "llm_config", "language_config")
+LARGEST_HEAD = 2**16
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ class Config:
 
     @property
     def head_size(self) -> int:
-        return int(self.number("head_dim", self.hidden_size // self.heads))
+        size = int(self.number("head_dim", self.hidden_size // self.heads))
+        if not 0 < size <= LARGEST_HEAD:
+            raise FormatError(f"{self.folder}/config.json: heads of {size} cannot be right.")
+        return size
 
     @property
     def experts(self) -> int:
@@ -106,6 +110,11 @@ class Config:
     @property
     def rope(self) -> Mapping[str, Any]:
         return self.rope_of("")
+
+    @property
+    def rope_numbers(self) -> Config:
+        """Rope parameters of all layers, to be asked for numbers."""
+        return Config(self.folder, self.rope)
 
     def rope_of(self, layer_type: str) -> Mapping[str, Any]:
         """Return rope parameters of layers of a type, or of all.
