@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from snugfit.archs.conversion import (
+    cohere,
     deepseek,
     deepseek4,
     glm,
     gpt_oss,
+    granite,
     llama,
+    llama4,
+    olmo,
+    phi,
     qwen,
     recurrent,
 )
@@ -17,7 +22,21 @@ from snugfit.errors import FormatError, UnsupportedError
 
 CONVERSIONS: dict[str, ConversionRow] = {
     "LlamaForCausalLM": llama.LLAMA,
-    "MistralForCausalLM": llama.LLAMA,
+    "MistralForCausalLM": llama.MISTRAL,
+    "MixtralForCausalLM": llama.MIXTRAL,
+    "Mistral3ForConditionalGeneration": llama.MISTRAL3,
+    "Ministral3ForCausalLM": llama.MISTRAL3,
+    "Llama4ForCausalLM": llama4.LLAMA4,
+    "Llama4ForConditionalGeneration": llama4.LLAMA4,
+    "SmolLM3ForCausalLM": llama.SMOLLM3,
+    "Phi3ForCausalLM": phi.PHI3,
+    "GraniteForCausalLM": granite.GRANITE,
+    "GraniteMoeForCausalLM": granite.GRANITE_MOE,
+    "GraniteMoeSharedForCausalLM": granite.GRANITE_MOE,
+    "Olmo2ForCausalLM": olmo.OLMO2,
+    "Olmo3ForCausalLM": olmo.OLMO3,
+    "CohereForCausalLM": cohere.COMMAND_R,
+    "Cohere2ForCausalLM": cohere.COHERE2,
     "Qwen2ForCausalLM": qwen.QWEN2,
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,

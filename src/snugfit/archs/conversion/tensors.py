@@ -225,6 +225,11 @@ def _converted(config: Config, name: str, part: Part, members: list[Member]) -> 
         shape = (stack, *shape)
     if members[0].index is not None:
         shape = (len(members), *shape)
+    if len(shape) == 3 and "_exps." in name and shape[0] != config.experts:
+        raise FormatError(
+            f"{config.folder}: tensor {members[0].source} has {shape[0]} experts, config.json "
+            f"{config.experts}. Download the model again."
+        )
     is_changed = part.compute is not None or part.scale is not None
     in_full = is_changed or is_kept_in_full(name, shape)
     type_name = "F32" if in_full else GGUF_TYPE_OF_DTYPE[first.dtype]
