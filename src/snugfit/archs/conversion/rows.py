@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import llama, qwen
+from snugfit.archs.conversion import gemma, gemma3n, gemma4, llama, qwen
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -10,6 +10,16 @@ from snugfit.errors import FormatError, UnsupportedError
 CONVERSIONS: dict[str, ConversionRow] = {
     "LlamaForCausalLM": llama.LLAMA,
     "MistralForCausalLM": llama.LLAMA,
+    "GemmaForCausalLM": gemma.GEMMA,
+    "Gemma2ForCausalLM": gemma.GEMMA2,
+    "Gemma3ForCausalLM": gemma.GEMMA3,
+    "Gemma3ForConditionalGeneration": gemma.GEMMA3,
+    "Gemma3nForCausalLM": gemma3n.GEMMA3N,
+    "Gemma3nForConditionalGeneration": gemma3n.GEMMA3N,
+    "Gemma4ForCausalLM": gemma4.GEMMA4,
+    "Gemma4ForConditionalGeneration": gemma4.GEMMA4,
+    "Gemma4UnifiedForCausalLM": gemma4.GEMMA4,
+    "Gemma4UnifiedForConditionalGeneration": gemma4.GEMMA4,
     "Qwen2ForCausalLM": qwen.QWEN2,
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
