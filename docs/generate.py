@@ -18,7 +18,8 @@ from snugfit.core import Device, Machine
 from snugfit.hardware import profiles
 from snugfit.headers import open_headers
 from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
-from snugfit.quants.recipes import FALLBACKS, RECIPES
+from snugfit.quants.assignment import FALLBACKS
+from snugfit.quants.recipes import RECIPES
 from snugfit.quants.types import TYPES
 from snugfit.runtimes.commands import options, served
 from snugfit.runtimes.commands.base import EXPORTERS

@@ -13,8 +13,9 @@ from snugfit.errors import SnugfitError, UnsupportedError
 from snugfit.formats.gguf_writer import GgufWriter
 from snugfit.formats.imatrix import Floats, Importance
 from snugfit.models import SLAB_BYTES, Blocks, Model
+from snugfit.quants.assignment import assign_types
 from snugfit.quants.codecs import BadNumberError, Quality, can_quantize, requantize_rows
-from snugfit.quants.recipes import RECIPES, assign_types
+from snugfit.quants.recipes import RECIPES
 
 Progress = Callable[[int, int], None]  # weights done, weights in all
 
@@ -33,14 +34,7 @@ class Written:
 
 def types_of_mix(model: Model, mix: str) -> dict[str, str]:
     """Return the type that a named mix gives each tensor of `model`."""
-    spec = model.spec()
-    return assign_types(
-        mix,
-        model.shapes,
-        layers=spec.layers,
-        experts=spec.experts,
-        shared_heads=spec.shared_heads,
-    )
+    return assign_types(mix, model.spec().placed)
 
 
 def quantize(

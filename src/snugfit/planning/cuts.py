@@ -10,7 +10,8 @@ from snugfit.planning.axes import Goal
 from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tensor_sizes
 from snugfit.planning.reasons import budget_error
 from snugfit.planning.speed import Reads, cut_reads, reads_of
-from snugfit.quants.recipes import RECIPES, assign_types, recipe_named
+from snugfit.quants.assignment import assign_types
+from snugfit.quants.recipes import RECIPES, mix_named
 
 AS_IT_IS = "as it is"
 CHOICES = tuple(mix for mix, recipe in RECIPES.items() if not recipe.by_name_only)
@@ -42,8 +43,7 @@ def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
             )
         return [whole]
     if goal.mix is not None:
-        recipe_named(goal.mix)
-        return [_cut(spec, whole, goal.mix.upper())]
+        return [_cut(spec, whole, mix_named(goal.mix))]
     cuts = (_cut(spec, whole, mix) for mix in CHOICES)
     return [cut for cut in cuts if _is_worth_having(cut, whole)]
 
@@ -60,7 +60,7 @@ def largest_mix(spec: ModelSpec, size_bytes: int, *, has_importance: bool = True
     """
     whole = _whole(spec)
     mixes = [mix for mix in CHOICES if has_importance or not RECIPES[mix].needs_importance]
-    cuts = [_cut(spec, whole, mix) for mix in mixes]
+    cuts = [_cut(spec, whole, mix, has_importance=has_importance) for mix in mixes]
     allowed = [cut for cut in cuts if cut.file_bytes <= size_bytes]
     if not allowed:
         smallest = min((cut.file_bytes, cut.mix) for cut in cuts)
@@ -75,16 +75,9 @@ def _whole(spec: ModelSpec) -> Cut:
     return Cut(AS_IT_IS, types, footprint_of(spec), spec.bits_per_weight, reads)
 
 
-def _cut(spec: ModelSpec, whole: Cut, mix: str) -> Cut:
-    """Return a mix of the model that is `whole` as it is."""
-    shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
-    types = assign_types(
-        mix,
-        shapes,
-        layers=spec.layers,
-        experts=spec.experts,
-        shared_heads=spec.shared_heads,
-    )
+def _cut(spec: ModelSpec, whole: Cut, mix: str, *, has_importance: bool = True) -> Cut:
+    """Return a mix of the model that is `whole` as it is; `fit` calibrates, so has importance."""
+    types = assign_types(mix, spec.placed, has_importance=has_importance)
     sizes = tensor_sizes(spec.tensors, types)
     bits_per_weight = 8 * sum(sizes.values()) / spec.parameters
     footprint = cut_footprint(whole.footprint, spec, sizes)
