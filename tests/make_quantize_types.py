@@ -11,6 +11,7 @@ all that its mixes ask for. Types are written as one letter a tensor, in the ord
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import re
@@ -18,7 +19,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ import numpy as np
 from shapes import COMMON, SHAPES, architecture_of, metadata_of, stored, tensors_of
 
 from snugfit.core import TensorInfo
+from snugfit.formats.gguf import GgufFile
 
 DATA = Path(__file__).parent / "data"
 RECORD = DATA / "llama_quantize_headers.json.gz"
 MADE_RECORD = DATA / "llama_quantize_made.json.gz"
+FILES_RECORD = DATA / "llama_quantize_files.json"
 LINE = re.compile(
     r"\[ *\d+/ *\d+\] (\S+) +- \[.*\], type = +(\w+), size = +[\d.]+ MiB(?: -> .* \((\w+)\))?"
 )
@@ -85,6 +87,26 @@ OVERRIDES = {
 }
 
 
+# Model of shapes.py, type and options, of files that llama-quantize really writes.
+FILES = {
+    "whole": ("llama", "Q4_0", ()),
+    "copied": ("qwen35moe:drafting", "COPY", ("--pure",)),
+    "without two layers": ("llama", "Q8_0", ("--prune-layers", "3,1")),
+    "without the last": ("qwen2", "F16", ("--prune-layers", "3")),
+    "without the first, copied": ("gpt-oss", "COPY", ("--prune-layers", "0,0")),
+    "other metadata": (
+        "llama",
+        "Q4_1",
+        (
+            *("--override-kv", "general.name=str:another name, with = and :"),
+            *("--override-kv", "llama.context_length=int:128"),
+            *("--override-kv", "llama.attention.layer_norm_rms_epsilon=float:0.25"),
+            *("--override-kv", "tokenizer.ggml.add_bos_token=bool:true"),
+            *("--override-kv", "general.file_type=int:15"),
+        ),
+    ),
+    "with importance": ("llama", "Q4_0", ("--imatrix", "{imatrix}")),
+}
 # Architecture of shapes.py -> layers that it is given here, so that an eighth of them is something,
 # and further keys. What llama-quantize counts as 70 billion parameters is among them.
 MADE: dict[str, tuple[int, dict[str, int]]] = {
@@ -264,7 +286,7 @@ def _special() -> tuple[TensorInfo, ...]:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def full_size(path: Path) -> Iterator[tuple[Path, list[str]]]:
     """Yield a file as long as the header says, and the names of its tensors."""
     from snugfit.formats.gguf import padded, read_gguf
@@ -279,10 +301,10 @@ def full_size(path: Path) -> Iterator[tuple[Path, list[str]]]:
         yield whole, list(file.tensors)
 
 
-def one_entry(path: Path) -> Path:
+def one_entry(path: Path, columns: int = 256) -> Path:
     from snugfit.formats.imatrix import ColumnSums, Importance, write_imatrix
 
-    sums = ColumnSums(np.ones((1, 256), np.float32), np.ones(1, np.float32))
+    sums = ColumnSums(np.ones((1, columns), np.float32), np.ones(1, np.float32))
     write_imatrix(path, Importance({"blk.0.attn_v.weight": sums}, ("none",), 1, 512))
     return path
 
@@ -345,6 +367,32 @@ def filled(options: Sequence[str], words: Mapping[str, str]) -> list[str]:
     return done
 
 
+def written_by(tool: str, case: str, folder: Path) -> dict[str, Any]:
+    """Return what a file of llama-quantize holds."""
+    from snugfit.formats.gguf import read_gguf
+    from snugfit.runtimes.llama_cpp_probe import write_sparse
+
+    name, mix, options = FILES[case]
+    source, out = folder / "source.gguf", folder / "out.gguf"
+    write_sparse(source, metadata_of(name), tensors_of(name))
+    words = {"{imatrix}": one_entry(Path("imatrix.gguf"), 128).name}
+    command = [tool, *filled(options, words), str(source), str(out), mix, "1"]
+    subprocess.run(command, capture_output=True, check=True)
+    return described(read_gguf(out))
+
+
+def described(file: GgufFile) -> dict[str, Any]:
+    """Return a file as JSON has it."""
+    return {
+        "file_bytes": file.file_bytes,
+        "tensors": {t.name: [t.type_name, list(t.shape)] for t in file.tensors.values()},
+        "metadata": {
+            key: [str(np.asarray(value).dtype.kind), np.asarray(value).tolist()]
+            for key, value in file.metadata.items()
+        },
+    }
+
+
 def write_record(path: Path, provenance: str, letters: Letters, models: dict[str, Any]) -> None:
     record = {
         "provenance": provenance,
@@ -382,6 +430,9 @@ def main(tool: str, provenance: str, *names: str) -> None:
                 models[name] = recorded(tool, model, [t.name for t in infos], {}, letters)
             print(name)
     write_record(MADE_RECORD, provenance, letters, models)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        files = {case: written_by(tool, case, Path(folder)) for case in FILES}
+    FILES_RECORD.write_text(json.dumps({"provenance": provenance, "files": files}, indent=1))
 
 
 if __name__ == "__main__":

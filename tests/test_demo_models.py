@@ -13,7 +13,8 @@ from snugfit.core import Configuration
 from snugfit.demo import DEMOS
 from snugfit.evaluate import evaluate
 from snugfit.models import open_model
-from snugfit.quantize import quantize, types_of_mix
+from snugfit.mixes import types_of_mix
+from snugfit.quantize import quantize
 from snugfit.quants.codecs import WRITABLE
 from snugfit.quants.assignment import fitting_type
 from snugfit.quants.positions import is_kept_in_full

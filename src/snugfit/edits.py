@@ -156,7 +156,7 @@ def with_metadata(model: Model, overrides: Mapping[str, Any]) -> Model:
             raise UsageError(
                 f"--override-kv {key}: {model.name} has {_kind(known)} there, not {_kind(value)}."
             )
-    return replace(model, metadata=model.metadata | overrides)
+    return replace(model, metadata=model.metadata | dict(overrides))
 
 
 def _kind(value: Any) -> str:

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from snugfit.core import TensorInfo
 from snugfit.errors import FormatError
 from snugfit.formats.imatrix import ColumnSums, Importance
 from snugfit.models import Model
+from snugfit.planning.reasons import budget_error
 from snugfit.quants.assignment import assign_types, needs_importance, type_without_importance
 from snugfit.quants.overrides import NONE, Overrides
-from snugfit.quants.positions import EMBEDDINGS, Layout, placed
+from snugfit.quants.positions import EMBEDDINGS, LAYER, Layout, placed
 from snugfit.quants.recipes import COPY, mix_named, recipe_named
 from snugfit.quants.types import TYPES
+
+LONGEST_TEXT = 127  # that llama-quantize keeps of a name
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,7 @@ def _shaped(model: Model, name: str, sums: ColumnSums) -> ColumnSums | None:
     tensor = model.tensors.get(name)
     if tensor is None:
         return None
-    matrices = int(np.prod(tensor.shape[:-2])) if len(tensor.shape) > 2 else 1
+    matrices = _matrices(tensor)
     if sums.squares.size == matrices * tensor.columns:
         counts = sums.counts if len(sums.counts) == matrices else np.resize(sums.counts, matrices)
         return ColumnSums(sums.squares.reshape(matrices, tensor.columns), counts)
@@ -158,3 +165,42 @@ def _shaped(model: Model, name: str, sums: ColumnSums) -> ColumnSums | None:
         f"importance of {name} has {sums.squares.size} numbers, the tensor {matrices} x "
         f"{tensor.columns}. Collect it again from this model."
     )
+
+
+def _matrices(tensor: TensorInfo) -> int:
+    return math.prod(tensor.shape[:-2])
+
+
+def largest(choices: Mapping[str, int], allowed_bytes: int, name: str) -> str:
+    """Return the mix of most bytes within `allowed_bytes`; `choices` are the bytes of their files.
+
+    Raises BudgetError with the smallest, where none is that small.
+    """
+    fitting = {mix: size for mix, size in choices.items() if size <= allowed_bytes}
+    if not fitting:
+        smallest = min((size, mix) for mix, size in choices.items())
+        raise budget_error(name, [], smallest, allowed_bytes)
+    return max(fitting, key=lambda mix: fitting[mix])
+
+
+def expected_importance(model: Model, layout: Layout) -> Importance:
+    """Return importance that calibrating will measure, without numbers: not of drafting layers."""
+    found = {}
+    for name, tensor in model.tensors.items():
+        match = LAYER.match(name)
+        if match and int(match[1]) < layout.layers - layout.drafting:
+            matrices = _matrices(tensor)
+            ones = np.broadcast_to(np.float32(1), (matrices, tensor.columns))
+            found[name] = ColumnSums(ones, np.ones(matrices, np.float32))
+    return Importance(found, (), 0, 0)
+
+
+def described(importance: Importance, path: Path) -> dict[str, Any]:
+    """Return the keys by which llama-quantize says what importance a file was made with."""
+    keys: dict[str, Any] = {"quantize.imatrix.file": str(path)[:LONGEST_TEXT]}
+    if importance.datasets:
+        keys["quantize.imatrix.dataset"] = importance.datasets[0][:LONGEST_TEXT]
+    keys["quantize.imatrix.entries_count"] = np.uint32(len(importance.weights))
+    if importance.chunk_count > 0:
+        keys["quantize.imatrix.chunks_count"] = np.uint32(importance.chunk_count)
+    return keys

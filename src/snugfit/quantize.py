@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from snugfit.core import TensorInfo
 from snugfit.errors import SnugfitError, UnsupportedError
-from snugfit.formats.gguf_writer import GgufWriter
+from snugfit.formats.gguf import padded
+from snugfit.formats.gguf_writer import GgufWriter, header_size
 from snugfit.formats.imatrix import Floats, Importance
 from snugfit.models import SLAB_BYTES, Blocks, Model
-from snugfit.quants.assignment import assign_types
 from snugfit.quants.codecs import BadNumberError, Quality, can_quantize, requantize_rows
 from snugfit.quants.recipes import RECIPES
 
@@ -32,9 +35,55 @@ class Written:
     without_importance: tuple[str, ...]  # quantized tensors that calibration did not reach
 
 
-def types_of_mix(model: Model, mix: str) -> dict[str, str]:
-    """Return the type that a named mix gives each tensor of `model`."""
-    return assign_types(mix, model.spec().placed)
+@dataclass(frozen=True)
+class Output:
+    """A file to write."""
+
+    path: Path
+    types: Mapping[str, str]  # type name for every tensor
+    file_type: int = 0  # general.file_type
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # replaces or adds keys
+    keep_split: bool = False  # as many files as the source has, tensors where they were
+    split_bytes: int = 0  # or: splits of at most so many bytes (0: one file)
+    split_tensors: int = 0  # or of so many tensors
+
+
+def predicted_bytes(model: Model, output: Output) -> int:
+    """Return the bytes of all files of an output: headers, tensors and padding."""
+    tensors = [TensorInfo(t.name, t.shape, output.types[t.name]) for t in model.tensors.values()]
+    metadata = model.cut_metadata(output.file_type) | dict(output.metadata)
+    header = header_size(metadata, tensors, model.absent_bytes)
+    return header + sum(padded(tensor.size_bytes) for tensor in tensors)
+
+
+def quantize_all(
+    model: Model,
+    outputs: Sequence[Output],
+    *,
+    importance: Importance | None = None,
+    threads: int = 0,
+    quality: Quality = "fast",
+    allow_requantize: bool = False,
+    progress: Progress | None = None,
+) -> list[Written]:
+    """Write every output of `model`."""
+    for output in outputs:
+        if output.keep_split or output.split_bytes or output.split_tensors:
+            raise UnsupportedError(f"{output.path}: cannot be split yet.")
+    return [
+        quantize(
+            model,
+            output.path,
+            output.types,
+            importance=importance,
+            threads=threads,
+            quality=quality,
+            allow_requantize=allow_requantize,
+            progress=progress,
+            metadata={"general.file_type": np.uint32(output.file_type)} | dict(output.metadata),
+        )
+        for output in outputs
+    ]
 
 
 def quantize(
@@ -48,6 +97,7 @@ def quantize(
     quality: Quality = "fast",
     allow_requantize: bool = False,
     progress: Progress | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> Written:
     """Write `model` to `out` with `types`, a type name for every tensor.
 
@@ -63,7 +113,7 @@ def quantize(
     total, done = sum(tensor.parameters for tensor in tensors), 0
     file_type = RECIPES[mix].file_type if mix in RECIPES else 0
     missed = []
-    with GgufWriter(out, model.cut_metadata(file_type), tensors) as writer:
+    with GgufWriter(out, model.cut_metadata(file_type) | dict(metadata or {}), tensors) as writer:
         for tensor in tensors:
             weights = importance.mean_squares(tensor.name) if importance else None
             if importance and weights is None and tensor.type.is_quantized:
@@ -72,6 +122,9 @@ def quantize(
             step = max(1, SLAB_BYTES // (4 * tensor.columns))
             for first in range(0, tensor.rows, step):
                 rows = model.read(tensor.name, first, min(step, tensor.rows - first))
+                if source == tensor.type_name and source not in ("F32", "F16", "BF16"):
+                    writer.write(tensor.name, rows, first)
+                    continue
                 for at, blocks in _quantized(
                     tensor, source, first, rows, weights, threads, quality
                 ):
@@ -127,6 +180,8 @@ def available_threads() -> int:
 
 def _check(model: Model, tensors: list[TensorInfo], allow_requantize: bool) -> None:
     for tensor in tensors:
+        if model.tensors[tensor.name].type_name == tensor.type_name:
+            continue
         if not can_quantize(tensor.type_name):
             raise UnsupportedError(
                 f"{model.name}: tensor {tensor.name} cannot be quantized to {tensor.type_name} yet."

@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from snugfit.cli import quantize as quantize_cli
-from snugfit.cli import render
+from snugfit.cli import cuts_text, render
 from snugfit.cli.options import Json, ModelArgument, Out, Threads
 from snugfit.errors import UsageError
 
@@ -26,8 +25,9 @@ def convert_command(
 
     Example:  snugfit convert demo -o demo-bf16.gguf
     """
+    from snugfit.mixes import types_of_mix
     from snugfit.models import open_model
-    from snugfit.quantize import quantize, types_of_mix
+    from snugfit.quantize import quantize
 
     mix = type.upper()
     if mix not in FULL_PRECISION:
@@ -41,7 +41,7 @@ def convert_command(
             opened, output, types_of_mix(opened, mix), mix=mix, threads=threads, progress=bar
         )
     if json:
-        render.print_json({"mix": mix} | quantize_cli.of_written(written))
+        render.print_json({"mix": mix} | cuts_text.of_written(written))
         return
-    quantize_cli.show(written, mix)
+    cuts_text.show(written, mix)
     render.next_command(f'snugfit run {output} "import os"')
