@@ -18,7 +18,7 @@ from snugfit.planning.reasons import budget_error
 from snugfit.quants.assignment import assign_types, needs_importance, type_without_importance
 from snugfit.quants.overrides import NONE, Overrides
 from snugfit.quants.positions import EMBEDDINGS, LAYER, Layout, placed
-from snugfit.quants.recipes import COPY, mix_named, recipe_named
+from snugfit.quants.recipes import COPY, is_mix, mix_named, recipe_named
 from snugfit.quants.types import TYPES
 
 LONGEST_TEXT = 127  # that llama-quantize keeps of a name
@@ -88,7 +88,7 @@ def chosen_types(
         model, mix, has_importance=importance is not None, overrides=overrides, layout=layout
     )
     if mix == COPY:
-        return Chosen(mix, types, int(model.metadata.get("general.file_type", 0)))
+        return Chosen(mix, types, _file_type(model))
     measured = measured_in(importance)
     replaced = {}
     for name, wanted in types.items():
@@ -98,6 +98,18 @@ def chosen_types(
             replaced[name] = wanted, type_without_importance(wanted, mix, tensor.columns)
     types |= {name: given for name, (_, given) in replaced.items()}
     return Chosen(mix, types, recipe_named(mix).file_type, replaced)
+
+
+def _file_type(model: Model) -> int:
+    """Return the number that a model's file has, or that of the type of most weights."""
+    stored = model.metadata.get("general.file_type")
+    if isinstance(stored, int | np.integer) and 0 <= int(stored) < 2**32:
+        return int(stored)
+    weights: dict[str, int] = {}
+    for tensor in model.tensors.values():
+        weights[tensor.type_name] = weights.get(tensor.type_name, 0) + tensor.parameters
+    most = max(weights, key=lambda name: weights[name])
+    return recipe_named(most).file_type if is_mix(most) else 0
 
 
 def measured_in(importance: Importance | None) -> set[str]:
