@@ -13,8 +13,8 @@ from tiny import KINDS, tiny_model
 
 from snugfit.archs.tokenizer import tokenizer_of
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
-from snugfit.models import open_model
 from snugfit.mixes import types_of_mix
+from snugfit.models import open_model
 from snugfit.quantize import quantize
 
 

@@ -9,18 +9,22 @@ from typing import Any
 
 import numpy as np
 
-from snugfit.errors import UsageError
+from snugfit.errors import UnsupportedError, UsageError
 from snugfit.formats.imatrix import Importance
 from snugfit.models import Model
 
 LAYER = re.compile(r"blk\.(\d{1,9})\.")
+COUNTS_OF_FIRST = ("leading_dense_block_count", "hash_layer_count")
+# llama.cpp tells by a layer's number whether it is recurrent, unless a file says it of each.
+RECURRENT_BY_NUMBER = ("qwen3next", "qwen35", "qwen35moe")
+RECURRENT = "attention.recurrent_layers"
 # Keys with one number a layer, where they have as many as the model has layers.
 EACH_LAYER = (
     "attention.head_count",
     "attention.head_count_kv",
     "attention.compress_ratios",
     "attention.indexer.types",
-    "attention.recurrent_layers",
+    RECURRENT,
     "attention.sliding_window_pattern",
     "expert_feed_forward_length",
     "expert_used_count",
@@ -28,6 +32,8 @@ EACH_LAYER = (
     "swiglu_clamp_exp",
     "swiglu_clamp_shexp",
 )
+# One tensor with numbers of all layers in each row.
+OF_ALL_LAYERS = "per_layer_token_embd.weight"
 # llama.cpp's limits of a key and of a text.
 LONGEST = 127
 KEY = re.compile(r"[\w.-]{1,127}")
@@ -51,7 +57,8 @@ def without_layers(model: Model, pruned: Collection[int]) -> Model:
 
     As llama-quantize does, and further: metadata that has one number a layer loses those of the
     layers, and counts of the first and the last layers are of those that are left. llama.cpp does
-    not load a file that has more. Raises UsageError for a layer that the model has not.
+    not load a file that has more. Raises UsageError for a layer that the model has not,
+    UnsupportedError for a model whose layers cannot go.
     """
     found = {int(match[1]) for name in model.tensors if (match := LAYER.match(name))}
     for layer in sorted(pruned):
@@ -59,6 +66,10 @@ def without_layers(model: Model, pruned: Collection[int]) -> Model:
             raise UsageError(
                 f"--prune-layers {layer}: {model.name} has layers 0 to {max(found, default=0)}."
             )
+    if OF_ALL_LAYERS in model.tensors:
+        raise UnsupportedError(
+            f"{model.name}: {OF_ALL_LAYERS} holds numbers of all layers; none can be pruned."
+        )
     if found <= set(pruned):
         raise UsageError("--prune-layers leaves no layer. Prune fewer.")
     numbers = {old: new for new, old in enumerate(sorted(found - set(pruned)))}
@@ -99,25 +110,38 @@ def _renumbered(name: str, numbers: Mapping[int, int]) -> str | None:
 
 def _pruned_metadata(model: Model, pruned: Collection[int], left: int) -> dict[str, Any]:
     metadata = dict(model.metadata)
-    prefix = f"{metadata['general.architecture']}."
+    architecture = metadata["general.architecture"]
+    prefix = f"{architecture}."
     layers = int(metadata.get(f"{prefix}block_count", left + len(pruned)))
-    metadata[f"{prefix}block_count"] = np.uint32(left)
+    drafting = int(metadata.get(f"{prefix}nextn_predict_layers", 0))
     kept = [layer for layer in range(layers) if layer not in pruned]
+    if architecture in RECURRENT_BY_NUMBER and f"{prefix}{RECURRENT}" not in metadata:
+        every = max(1, int(metadata.get(f"{prefix}full_attention_interval", 4)))
+        flags = [layer < layers - drafting and (layer + 1) % every != 0 for layer in range(layers)]
+        metadata[f"{prefix}{RECURRENT}"] = np.array(flags)
     for key in EACH_LAYER:
         value = metadata.get(prefix + key)
-        if isinstance(value, np.ndarray) and len(value) == layers:
-            metadata[prefix + key] = value[kept]
-        elif isinstance(value, list) and len(value) == layers:
-            metadata[prefix + key] = [value[layer] for layer in kept]
-    first = metadata.get(f"{prefix}leading_dense_block_count")
-    if first is not None:
-        lost = sum(layer < int(first) for layer in pruned)
-        metadata[f"{prefix}leading_dense_block_count"] = type(first)(int(first) - lost)
-    last = metadata.get(f"{prefix}nextn_predict_layers")
-    if last is not None:
-        lost = sum(layer >= layers - int(last) for layer in pruned)
-        metadata[f"{prefix}nextn_predict_layers"] = type(last)(int(last) - lost)
+        if isinstance(value, np.ndarray | list) and len(value) in (layers, layers - drafting):
+            there = [layer for layer in kept if layer < len(value)]
+            metadata[prefix + key] = np.asarray(value)[there]
+    for key in COUNTS_OF_FIRST:
+        _reduce(metadata, prefix + key, lambda count: range(count), pruned)
+    last = f"{prefix}nextn_predict_layers"
+    _reduce(metadata, last, lambda count: range(layers - count, layers), pruned)
+    metadata[f"{prefix}block_count"] = np.uint32(left)
     return metadata
+
+
+def _reduce(
+    metadata: dict[str, Any],
+    key: str,
+    counted: Callable[[int], range],
+    pruned: Collection[int],
+) -> None:
+    """Take off a count of layers those that are pruned; `counted` are the layers it counts."""
+    if isinstance(value := metadata.get(key), int | np.integer):
+        lost = sum(layer in counted(int(value)) for layer in pruned)
+        metadata[key] = type(value)(int(value) - lost)
 
 
 # Metadata

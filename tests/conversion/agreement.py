@@ -12,8 +12,8 @@ from folders import tiny_tokenizer
 from llama_logits import llama_logits
 from transformers import PreTrainedTokenizerFast
 
-from snugfit.models import Model, open_model
 from snugfit.mixes import types_of_mix
+from snugfit.models import Model, open_model
 from snugfit.quantize import quantize
 
 POSITIONS = 64
