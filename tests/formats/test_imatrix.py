@@ -115,5 +115,5 @@ def test_old_files_that_lie_are_one_line(tmp_path: Path) -> None:
         b"not a matrix at all, but some text of a README",
     ):
         path.write_bytes(damage)
-        with pytest.raises(FormatError, match="it is no importance matrix|negative"):
+        with pytest.raises(FormatError, match=r"it is no importance matrix|negative"):
             read_imatrix(path)
