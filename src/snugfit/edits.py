@@ -82,6 +82,7 @@ def without_layers(model: Model, pruned: Collection[int]) -> Model:
         metadata=_pruned_metadata(model, pruned, len(numbers)),
         tensors=tensors,
         read=lambda name, first, count: model.read(old_names[name], first, count),
+        file_of={new: model.file_of[old] for new, old in old_names.items() if old in model.file_of},
     )
 
 

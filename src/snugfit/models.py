@@ -60,6 +60,8 @@ class Model:
     file_bytes: int  # of the model as it is stored
     read: Read = field(repr=False)  # any run of rows of a tensor, as it is stored
     absent_bytes: int = 0  # of a header that has more than `metadata`: a tokenizer that is not here
+    files: tuple[Path, ...] = ()  # that weights are read from; splits and shards in their order
+    file_of: dict[str, Path] = field(default_factory=dict, repr=False)  # by tensor
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -173,8 +175,10 @@ def open_gguf(path: Path, *, skim: bool = False) -> Model:
         model_metadata(file),
         file.tensors,
         size,
-        lambda name, first, count: file.rows(name)[first : first + count],
+        file.read,
         file.absent_bytes,
+        file.paths,
+        {name: place.path for name, place in file.places.items()},
     )
 
 
@@ -185,7 +189,11 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
             f"{file.path}: holds {file.metadata['general.type']!r}, not a language model. "
             "Name the model's own GGUF file."
         )
-    return {key: value for key, value in file.metadata.items() if key != "general.alignment"}
+    return {
+        key: value
+        for key, value in file.metadata.items()
+        if key != "general.alignment" and not key.startswith("split.")
+    }
 
 
 def _open_folder(folder: Path, name: str) -> Model:
@@ -203,8 +211,15 @@ def _open_folder(folder: Path, name: str) -> Model:
     metadata, converted = converted_folder(config, stored, name)
     metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
-    size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
-    return Model(name, folder, metadata, tensors, size, _read_folder(converted, stored))
+    files = tuple(sorted({tensor.path for tensor in stored.values()}))
+    size = sum(path.stat().st_size for path in files)
+    file_of = {
+        one.info.name: stored[one.pieces[0].source].path
+        for one in converted
+        if one.pieces[0].source in stored
+    }
+    read = _read_folder(converted, stored)
+    return Model(name, folder, metadata, tensors, size, read, files=files, file_of=file_of)
 
 
 def converted_folder(
@@ -250,6 +265,7 @@ def _tokenizer_files(folder: Path) -> TokenizerFiles:
 
 def _read_folder(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Read:
     from snugfit.archs.conversion.tensors import read_rows
+    from snugfit.formats.reading import loaded
 
     by_name = {tensor.info.name: tensor for tensor in converted}
-    return lambda name, first, count: read_rows(by_name[name], stored, first, count)
+    return lambda name, first, count: read_rows(by_name[name], stored, first, count, loaded)

@@ -184,6 +184,7 @@ def show_plans(plans: Sequence[CutPlan], json: bool) -> None:
 def of_written(written: Written) -> dict[str, object]:
     return {
         "path": str(written.path),
+        "paths": [str(path) for path in written.paths],
         "file_bytes": written.file_bytes,
         "bits_per_weight": written.bits_per_weight,
         "seconds": written.seconds,

@@ -19,6 +19,7 @@ import numpy as np
 
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
+from snugfit.formats.reading import mapped, read_at
 from snugfit.quants.types import TYPE_OF_ID
 
 MAGIC = b"GGUF"
@@ -84,22 +85,38 @@ class GgufFile:
     has_data: bool
     places: dict[str, Place] = field(repr=False)
     absent_bytes: int = 0  # of the header's pairs that `metadata` lacks, having been passed over
+    paths: tuple[Path, ...] = ()  # of all splits, in their order
 
     def rows(self, name: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
         """Map a tensor's stored bytes, uint8 [rows, row_bytes], without reading them.
 
         Raises FormatError for a header-only file.
         """
+        row_bytes = self._row_bytes(name)
+        place = self.places[name]
+        return mapped(
+            place.path, np.dtype(np.uint8), place.offset, (self.tensors[name].rows, row_bytes)
+        )
+
+    def read(self, name: str, first: int, count: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+        """Read rows of a tensor as they are stored, uint8 [count, row_bytes].
+
+        Raises FormatError for a header-only file, or one that is shorter than it was.
+        """
+        row_bytes = self._row_bytes(name)
+        place = self.places[name]
+        count = max(0, min(count, self.tensors[name].rows - first))
+        blocks = read_at(place.path, place.offset + first * row_bytes, count * row_bytes)
+        return blocks.reshape(count, row_bytes)
+
+    def _row_bytes(self, name: str) -> int:
         if not self.has_data:
             raise FormatError(
                 f"{self.path}: the file holds a header only, no tensor data. "
                 "Download the whole file to read weights."
             )
-        tensor, place = self.tensors[name], self.places[name]
-        row_bytes = tensor.type.row_bytes(tensor.columns)
-        return np.memmap(
-            place.path, np.uint8, "r", offset=place.offset, shape=(tensor.rows, row_bytes)
-        )
+        tensor = self.tensors[name]
+        return tensor.type.row_bytes(tensor.columns)
 
 
 def read_gguf(path: Path | str, *, skim: bool = False) -> GgufFile:
@@ -141,6 +158,7 @@ def joined(parts: Sequence[GgufFile]) -> GgufFile:
         all(part.has_data for part in parts),
         places,
         first.absent_bytes,
+        tuple(part.path for part in parts),
     )
 
 
@@ -231,6 +249,7 @@ class _Header:
             has_data,
             places,
             self.absent_bytes,
+            (self.path,),
         )
 
     def alignment(self, metadata: Metadata) -> int:

@@ -1,4 +1,4 @@
-"""GGUF, written as a stream: the size is known before the first byte, and no tensor is held.
+"""GGUF, laid out before its first byte and written in any order, no tensor held.
 
 A file is written beside its target and renamed when it is whole: nobody ever sees half of one.
 """
@@ -10,7 +10,8 @@ import errno
 import os
 import shutil
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,6 +26,57 @@ from snugfit.units import format_size
 VERSION = 3
 NUMBER_OF_DTYPE = {dtype: number for number, dtype in SCALAR_DTYPES.items()}
 OUT_OF_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where everything is in a file: its header, and the place of each tensor's first byte."""
+
+    header: bytes = field(repr=False)
+    offsets: dict[str, int] = field(repr=False)
+    file_bytes: int
+
+
+def layout_of(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> Layout:
+    """Return the layout of a file of these tensors, in this order."""
+    header = encode_header(metadata, tensors)
+    offsets: dict[str, int] = {}
+    position = len(header)
+    for tensor in tensors:
+        offsets[tensor.name] = position
+        position += padded(tensor.size_bytes)
+    return Layout(header, offsets, position)
+
+
+def partial_of(path: Path) -> Path:
+    """Return where a file is until it is whole."""
+    return path.with_name(f".{path.name}.partial")
+
+
+@contextlib.contextmanager
+def output_errors(path: Path, file_bytes: int) -> Iterator[None]:
+    """Raise OutputError, one line about `path`, for what the system says of writing it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in OUT_OF_SPACE:
+            raise OutputError(
+                f"{path}: the disk is full; the file needs {format_size(file_bytes)}. "
+                "Free some, or choose another folder with -o."
+            ) from None
+        raise OutputError(
+            f"{path}: cannot be written ({error.strerror}). Choose another path with -o."
+        ) from None
+
+
+def check_space(path: Path, needed_bytes: int) -> None:
+    """Raise OutputError if the disk that `path` is to be on has not so many bytes free."""
+    free_bytes = shutil.disk_usage(path.parent).free
+    if free_bytes < needed_bytes:
+        raise OutputError(
+            f"{path}: the file needs {format_size(needed_bytes)}, but its disk has "
+            f"{format_size(free_bytes)} free. Free some, or choose another folder with -o."
+        )
 
 
 def encode_header(metadata: Mapping[str, Any], tensors: Sequence[TensorInfo]) -> bytes:
@@ -112,27 +164,17 @@ class GgufWriter:
         durable: bool = True,
     ) -> None:
         self.path, self.durable = Path(path), durable
-        self.partial = self.path.with_name(f".{self.path.name}.partial")
-        self.header = encode_header(metadata, tensors)
+        self.partial = partial_of(self.path)
+        self.layout = layout_of(metadata, tensors)
+        self.file_bytes = self.layout.file_bytes
         self.tensors = {tensor.name: tensor for tensor in tensors}
-        self.offsets: dict[str, int] = {}
-        position = len(self.header)
-        for tensor in tensors:
-            self.offsets[tensor.name] = position
-            position += padded(tensor.size_bytes)
-        self.file_bytes = position
         self.missing = {tensor.name: tensor.size_bytes for tensor in tensors}
 
     def __enter__(self) -> GgufWriter:
         with self._explained():
-            free_bytes = shutil.disk_usage(self.path.parent).free
-            if free_bytes < self.file_bytes:
-                raise OutputError(
-                    f"{self.path}: the file needs {format_size(self.file_bytes)}, but its disk has "
-                    f"{format_size(free_bytes)} free. Free some, or choose another folder with -o."
-                )
+            check_space(self.path, self.file_bytes)
             self.file = self.partial.open("wb")
-            self.file.write(self.header)
+            self.file.write(self.layout.header)
             self.file.truncate(self.file_bytes)
         return self
 
@@ -143,7 +185,7 @@ class GgufWriter:
         if data.nbytes % row_bytes or data.nbytes > self.missing[name]:
             raise ValueError(f"{name}: {data.nbytes} bytes do not fit its rows of {row_bytes}")
         with self._explained():
-            self.file.seek(self.offsets[name] + first_row * row_bytes)
+            self.file.seek(self.layout.offsets[name] + first_row * row_bytes)
             self.file.write(np.ascontiguousarray(data).data)
         self.missing[name] -= data.nbytes
 
@@ -175,17 +217,11 @@ class GgufWriter:
         self.partial.unlink(missing_ok=True)
 
     @contextlib.contextmanager
-    def _explained(self) -> Any:
-        try:
-            yield
-        except OSError as error:
-            if hasattr(self, "file"):
-                self._abandon()
-            if error.errno in OUT_OF_SPACE:
-                raise OutputError(
-                    f"{self.path}: the disk is full; the file needs "
-                    f"{format_size(self.file_bytes)}. Free some, or choose another folder with -o."
-                ) from None
-            raise OutputError(
-                f"{self.path}: cannot be written ({error.strerror}). Choose another path with -o."
-            ) from None
+    def _explained(self) -> Iterator[None]:
+        with output_errors(self.path, self.file_bytes):
+            try:
+                yield
+            except OSError:
+                if hasattr(self, "file"):
+                    self._abandon()
+                raise

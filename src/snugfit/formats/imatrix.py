@@ -46,11 +46,22 @@ class Importance:
         An expert that no token reached has no evidence: its columns count alike.
         """
         found = self.weights.get(name)
+        return None if found is None else _means(found.squares, found.counts)
+
+    def of_matrix(self, name: str, matrix: int) -> Floats | None:
+        """Return the mean squares [columns] of one matrix of a stack, or None if unmeasured."""
+        found = self.weights.get(name)
         if found is None:
             return None
-        means: Floats = (found.squares / np.maximum(found.counts, 1)[:, None]).astype(np.float32)
-        means[found.counts == 0] = 1
+        row = matrix if len(found.counts) > 1 else 0
+        means: Floats = _means(found.squares[row : row + 1], found.counts[row : row + 1])[0]
         return means
+
+
+def _means(squares: Floats, counts: Floats) -> Floats:
+    means: Floats = (squares / np.maximum(counts, 1)[:, None]).astype(np.float32)
+    means[counts == 0] = 1
+    return means
 
 
 def write_imatrix(path: Path | str, importance: Importance) -> None:

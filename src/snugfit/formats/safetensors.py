@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from snugfit.errors import FormatError, UnsupportedError
+from snugfit.formats.reading import mapped
 
 # The format's own bound on a header (safetensors' documentation, "Format").
 LARGEST_HEADER_BYTES = 100_000_000
@@ -58,7 +59,7 @@ class StoredTensor:
                 f"{self.path}: tensor {self.name} is stored as {self.dtype}; "
                 f"{', '.join(DTYPES)} can be read. Use the model's 16-bit files."
             )
-        return np.memmap(self.path, DTYPES[self.dtype], "r", offset=self.offset, shape=self.shape)
+        return mapped(self.path, DTYPES[self.dtype], self.offset, self.shape)
 
     def whole(self) -> np.ndarray[Any, Any]:
         return self.map()

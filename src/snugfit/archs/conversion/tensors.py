@@ -23,6 +23,7 @@ from snugfit.quants.positions import is_kept_in_full
 EXPERT = re.compile(r"(.+\.experts)\.(\d+)(\..+)")
 # safetensors' names, and those of blocks that stay as they are -> the type in GGUF.
 GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32", "MXFP4": "MXFP4"}
+Load = Callable[[Array], Array]
 BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
 IGNORED = re.compile(r"rotary_emb\.inv_freq|\.attn\.bias$|masked_bias")
@@ -229,12 +230,16 @@ def always(constant: Array) -> Arrange:
 
 
 def read_rows(
-    tensor: ConvertedTensor, stored: Mapping[str, Stored], first: int, count: int
+    tensor: ConvertedTensor,
+    stored: Mapping[str, Stored],
+    first: int,
+    count: int,
+    load: Load = lambda values: values,
 ) -> Array:
     """Return `count` rows from `first` on, as bytes of the tensor's type: uint8 [rows, row_bytes].
 
     Only what holds these rows is read: of a stack, its matrices; of a matrix, its rows where the
-    arrangement is a view.
+    arrangement is a view. `load` brings a view of a mapped file into memory.
     """
     width = tensor.info.columns
     if tensor.dtype in BLOCKS:
@@ -246,7 +251,7 @@ def read_rows(
             begin, end = max(first, start), min(first + count, start + each)
             if begin < end:
                 values = _arranged(piece, stored, matrix)
-                taken = _rows_of(values, begin - start, end - start, width)
+                taken = _rows_of(values, begin - start, end - start, width, load)
                 found.append(_bytes_of(tensor, taken, begin))
             start += each
             if start >= first + count:
@@ -261,13 +266,13 @@ def _arranged(piece: Piece, stored: Mapping[str, Stored], matrix: int) -> Array:
     return piece.arrange(source.matrix(matrix) if piece.stack else source.whole())
 
 
-def _rows_of(values: Array, begin: int, end: int, width: int) -> Array:
+def _rows_of(values: Array, begin: int, end: int, width: int, load: Load) -> Array:
     """Return rows of an array as a matrix; only the leading entries that hold them are copied."""
     if values.ndim < 2 or values.shape[-1] != width:
-        return values.reshape(-1, width)[begin:end]
+        return load(values.reshape(-1, width)[begin:end])
     each = max(1, math.prod(values.shape[1:]) // width)
     leading = begin // each
-    part = values[leading : -(-end // each)].reshape(-1, width)
+    part = load(values[leading : -(-end // each)]).reshape(-1, width)
     return part[begin - leading * each : end - leading * each]
 
 
