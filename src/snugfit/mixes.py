@@ -17,10 +17,11 @@ from snugfit.models import Model
 from snugfit.planning.reasons import budget_error
 from snugfit.quants.assignment import assign_types, needs_importance, type_without_importance
 from snugfit.quants.overrides import NONE, Overrides
-from snugfit.quants.positions import EMBEDDINGS, LAYER, Layout, placed
+from snugfit.quants.positions import EMBEDDINGS, LAYER, Layout, is_kept_in_full, placed
 from snugfit.quants.recipes import COPY, is_mix, mix_named, recipe_named
 from snugfit.quants.types import TYPES
 
+CONVERTED = ("BF16", "F16")
 LONGEST_TEXT = 127  # that llama-quantize keeps of a name
 
 
@@ -67,7 +68,18 @@ def types_of_mix(
     if TYPES[recipe_named(mix).base].is_quantized and overrides.patterns:
         uncounted = [name for name, _, _ in tensors if overrides.pattern_type(name)]
     at = placed(tensors, layout or model.spec().layout, frozenset(uncounted))
-    return assign_types(mix, at, has_importance=has_importance, overrides=overrides)
+    types = assign_types(mix, at, has_importance=has_importance, overrides=overrides)
+    base = recipe_named(mix).base
+    if not model.is_gguf and not TYPES[base].is_quantized:
+        # No mix is asked about these, but converting is: all that is not F32 for good.
+        types |= {
+            tensor.name: base
+            for tensor in at
+            if tensor.is_left
+            and tensor.stored in CONVERTED
+            and not is_kept_in_full(tensor.name, model.tensors[tensor.name].shape)
+        }
+    return types
 
 
 def chosen_types(
