@@ -216,3 +216,38 @@ def test_a_list_of_types_in_a_file(
     assert types["blk.1.attn_v.weight"] == "Q8_0"
     assert types["blk.1.ffn_up.weight"] == "Q5_0"
     assert types["blk.1.attn_k.weight"] == "F16"
+
+
+def test_splits_are_kept_each_tensor_where_it_was(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    split, out = tmp_path / "split.gguf", tmp_path / "out.gguf"
+    assert main(["convert", str(model), "-o", str(split), "--split-max-tensors", "20"]) == 0
+    capsys.readouterr()
+    sources = sorted(tmp_path.glob("split-*.gguf"))
+    assert len(sources) > 1
+    planned = run_json(capsys, "--keep-split", sources[0], out, "Q4_0", "--dry-run")
+    made = run_json(capsys, "--keep-split", sources[0], out, "Q4_0")
+    parts = [Path(path) for path in made["paths"]]
+    assert [part.name for part in parts] == [path.name.replace("split", "out") for path in sources]
+    assert planned["file_bytes"] == sum(part.stat().st_size for part in parts)
+    places = [read_gguf(path).places for path in (sources[0], parts[0])]
+    numbers = [{n: place.path.name[-19:] for n, place in found.items()} for found in places]
+    assert numbers[0] == numbers[1]
+    pruned = run_json(capsys, "--keep-split", "--prune-layers", 0, sources[0], out, "Q4_0")
+    assert sum(Path(path).stat().st_size for path in pruned["paths"]) == pruned["file_bytes"]
+
+
+def test_convert_without_a_file_or_with_another_type(
+    capsys: pytest.CaptureFixture[str], model: Path
+) -> None:
+    assert main(["convert", str(model)]) == 2
+    assert "-o OUT.gguf" in capsys.readouterr().err
+    assert main(["convert", str(model), "--dry-run", "--json", "--outtype", "f32"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["weights_of_type"]) == {"F32"}
+    assert main(["convert", str(model), "--type", "Q8_0"]) == 2
+    assert "quantize" in capsys.readouterr().err
+    for size in ("5M", "5MB", "5MiB"):
+        assert main(["convert", str(model), "--dry-run", "--json", "--split-max-size", size]) == 0
+        capsys.readouterr()
+    assert main(["convert", str(model), "--dry-run", "--split-max-size", "5"]) == 2

@@ -55,13 +55,13 @@ def convert_command(
     from snugfit.quantize import Output, quantize_all
 
     mix = type.upper()
-    if output is None and not dry_run:
-        raise UsageError(f"say which file to write, as: snugfit convert {model} -o OUT.gguf")
     if mix not in FULL_PRECISION:
         raise UsageError(
             f"--type {type}: convert writes {', '.join(FULL_PRECISION)}. "
             f"For {mix} use: snugfit quantize {model} {output or 'OUT.gguf'} {mix}"
         )
+    if output is None and not dry_run:
+        raise UsageError(f"say which file to write, as: snugfit convert {model} -o OUT.gguf")
     changed = metadata_from(override_kv or [])
     opened = with_metadata(open_model(model), changed)
     chosen = chosen_types(opened, mix)
