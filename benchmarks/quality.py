@@ -25,6 +25,7 @@ import ggml_library
 from snugfit import quantize as verb
 from snugfit.calibrate import calibrate
 from snugfit.evaluate import evaluate
+from snugfit.mixes import types_of_mix
 from snugfit.models import open_model
 from snugfit.quants.recipes import RECIPES
 from snugfit.quants.types import TYPES
@@ -57,7 +58,7 @@ def measure(model_name: str, mixes: list[str]) -> list[dict[str, Any]]:
             for whose, kernel in kernels.items():
                 verb.quantize_rows = kernel
                 path = Path(folder) / f"{whose}.gguf"
-                types = verb.types_of_mix(model, mix)
+                types = types_of_mix(model, mix, has_importance=True)
                 written = verb.quantize(model, path, types, mix=mix, importance=importance)
                 score = evaluate(open_model(str(path)), model)
                 row["file_bytes"] = written.file_bytes

@@ -17,8 +17,9 @@ from snugfit.cli.tables_text import CSV_COLUMNS, markdown
 from snugfit.core import Device, Machine
 from snugfit.hardware import profiles
 from snugfit.headers import open_headers
+from snugfit.quants.assignment import FALLBACKS, WITHOUT_IMPORTANCE
 from snugfit.quants.codecs import READABLE, WRITABLE, WRITABLE_BETTER
-from snugfit.quants.recipes import FALLBACKS, RECIPES
+from snugfit.quants.recipes import ANY_ROLE, RECIPES, Recipe, Rule
 from snugfit.quants.types import TYPES
 from snugfit.runtimes.commands import options, served
 from snugfit.runtimes.commands.base import EXPORTERS
@@ -57,6 +58,14 @@ def command_reference() -> str:
     return "".join(parts)
 
 
+def _rule_text(rule: Rule, recipe: Recipe) -> str:
+    where = rule.where.__name__.replace("_", " ")
+    if rule.importance is not None:
+        where += f", {'with' if rule.importance else 'without'} importance"
+    role = "any" if rule.role == ANY_ROLE else rule.role
+    return f"{role}: {rule.type_name or recipe.base} ({where})"
+
+
 def type_reference() -> str:
     lines = [
         NOTICE + "# Tensor types\n",
@@ -74,14 +83,13 @@ def type_reference() -> str:
     lines += [
         SAME_BYTES,
         "\n# Mixes\n",
+        "The first rule that holds decides. `attn_v` is also joined queries, keys and values;",
+        "heads are the first layer's. [quantize.md](quantize.md) says what options change.\n",
         "| mix | base | head | tensors with another type |",
         "|---|---|---|---|",
     ]
     for name, recipe in RECIPES.items():
-        rules = ", ".join(
-            f"{rule.role}: {rule.type_name} ({rule.where.__name__.replace('_', ' ')})"
-            for rule in recipe.rules
-        )
+        rules = ", ".join(_rule_text(rule, recipe) for rule in recipe.rules)
         if recipe.embedding:
             rules = ", ".join(filter(None, (f"token_embd: {recipe.embedding}", rules)))
         lines.append(f"| {name} | {recipe.base} | {recipe.head} | {rules} |")
@@ -89,6 +97,10 @@ def type_reference() -> str:
     lines.append(
         ", ".join(f"{name} -> {other}" for name, other in FALLBACKS.items()) + ", then F16.\n"
     )
+    lines.append("Where a tensor has no importance, and its type needs it:")
+    others = (f"{name} -> {other}" for name, other in WITHOUT_IMPORTANCE.items())
+    lines.append(", ".join(others) + ".")
+    lines.append("Q2_K needs it in Q2_K_S alone, and becomes Q3_K.\n")
     return "\n".join(lines)
 
 

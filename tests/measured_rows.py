@@ -18,7 +18,7 @@ from snugfit.core import Configuration, MemoryUse, ModelSpec, TensorInfo
 from snugfit.hardware.detect import machine_of
 from snugfit.headers import open_headers
 from snugfit.planning.memory import footprint_of, use_of
-from snugfit.quants.recipes import assign_types
+from snugfit.quants.assignment import assign_types
 from snugfit.units import GIB, MIB
 
 DATA = Path(__file__).parent / "data"
@@ -267,13 +267,7 @@ def figures(entry: Measured, row: Mapping[str, str]) -> dict[str, float]:
 
 def _types(spec: ModelSpec, mix: str) -> Mapping[str, str]:
     if "+" not in mix:
-        return assign_types(
-            mix,
-            {tensor.name: tensor.shape for tensor in spec.tensors},
-            layers=spec.layers,
-            experts=spec.experts,
-            shared_heads=spec.shared_heads,
-        )
+        return assign_types(mix, spec.placed)
     base, head = mix.split(" + ")
     kept = ("F32", "I32", "MXFP4")
     names = {tensor.name for tensor in spec.tensors}

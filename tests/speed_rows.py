@@ -32,7 +32,8 @@ from snugfit.planning.memory import (
 )
 from snugfit.planning.pace import Pace, paces_of
 from snugfit.planning.speed import Reads, cache_reads, reads_of, speed_of
-from snugfit.quants.recipes import RECIPES, assign_types
+from snugfit.quants.assignment import assign_types
+from snugfit.quants.recipes import RECIPES
 from snugfit.units import GIB, MIB
 
 TABLE = Path(__file__).parent / "data" / "measured_toks.csv"
@@ -306,13 +307,7 @@ def model_of(shape: str, mix: str) -> tuple[ModelSpec, Footprint, Reads]:
     )
     types = {tensor.name: tensor.type_name for tensor in spec.tensors}
     if mix != "as published":
-        types = assign_types(
-            mix,
-            {tensor.name: tensor.shape for tensor in spec.tensors},
-            layers=spec.layers,
-            experts=spec.experts,
-            shared_heads=spec.shared_heads,
-        )
+        types = assign_types(mix, spec.placed)
     sizes = tensor_sizes(spec.tensors, types)
     return spec, cut_footprint(footprint_of(spec), spec, sizes), reads_of(spec, types, sizes)
 

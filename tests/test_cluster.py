@@ -14,8 +14,9 @@ import pytest
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, SnugfitError, UsageError
 from snugfit.formats.gguf_writer import GgufWriter
+from snugfit.mixes import types_of_mix
 from snugfit.models import Model, open_model
-from snugfit.quantize import Output, quantize_all, types_of_mix
+from snugfit.quantize import Output, quantize_all
 from snugfit.streaming import cluster
 from snugfit.streaming.cluster import RayWorkers, groups_of
 from snugfit.streaming.estimate import plan_pass

@@ -12,10 +12,12 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from snugfit.core import Configuration
 from snugfit.demo import DEMOS
 from snugfit.evaluate import evaluate
+from snugfit.mixes import types_of_mix
 from snugfit.models import open_model
-from snugfit.quantize import quantize, types_of_mix
+from snugfit.quantize import quantize
+from snugfit.quants.assignment import fitting_type
 from snugfit.quants.codecs import WRITABLE
-from snugfit.quants.recipes import fitting_type, is_kept_in_full
+from snugfit.quants.positions import is_kept_in_full
 from snugfit.quants.types import TYPES
 from snugfit.runtimes.llama_cpp import LlamaCppRuntime
 

@@ -17,8 +17,9 @@ from tiny import tiny_model
 from snugfit.cli.main import main
 from snugfit.core import TensorInfo
 from snugfit.formats.gguf_writer import encode_header
+from snugfit.mixes import types_of_mix
 from snugfit.models import open_model
-from snugfit.quantize import quantize, types_of_mix
+from snugfit.quantize import quantize
 
 COUNTS_AT = 8  # tensors, then key-value pairs
 

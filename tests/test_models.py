@@ -13,8 +13,9 @@ from tiny import KINDS, tiny_model
 
 from snugfit.archs.tokenizer import tokenizer_of
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
+from snugfit.mixes import types_of_mix
 from snugfit.models import open_model
-from snugfit.quantize import quantize, types_of_mix
+from snugfit.quantize import quantize
 
 
 def same(found: Any, expected: Any) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from snugfit.quants.positions import Layout, Placed, placed
 from snugfit.quants.types import TYPES, QuantType
 
 # How a number came to be: derived from shapes, read off a run, or estimated within a band.
@@ -87,6 +88,8 @@ class ModelSpec:
     header_bytes: int = 0  # before the tensor data of a file cut from this model
     states: tuple[LayerState, ...] = ()
     borrowed: tuple[LayerCache, ...] = ()  # read by layers that have none, as their own would be
+    first_heads: tuple[int, int] = (0, 0)  # of the first layer: of queries, of keys and values
+    drafting: int = 0  # of the layers, the last, which only draft tokens
 
     @cached_property
     def parameters(self) -> int:
@@ -100,10 +103,16 @@ class ModelSpec:
     def bits_per_weight(self) -> float:
         return 8 * self.weights_bytes / self.parameters
 
-    @property
-    def shared_heads(self) -> int:
-        """Query heads that share one key and value head."""
-        return self.heads // max((cache.heads for cache in self.caches), default=1)
+    @cached_property
+    def layout(self) -> Layout:
+        return Layout(
+            self.architecture, self.layers, self.experts, *self.first_heads, self.drafting
+        )
+
+    @cached_property
+    def placed(self) -> tuple[Placed, ...]:
+        """The tensors, as mixes see them."""
+        return placed([(t.name, t.shape, t.type_name) for t in self.tensors], self.layout)
 
     @property
     def is_quantized(self) -> bool:

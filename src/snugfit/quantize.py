@@ -13,7 +13,7 @@ from snugfit.errors import FormatError, UnsupportedError
 from snugfit.formats.imatrix import Importance
 from snugfit.models import Model
 from snugfit.quants.codecs import Quality, can_quantize
-from snugfit.quants.recipes import RECIPES, assign_types
+from snugfit.quants.recipes import RECIPES
 from snugfit.streaming.destination import Notice
 from snugfit.streaming.executor import Executor, Threads
 from snugfit.streaming.outputs import Output as Output
@@ -34,18 +34,6 @@ class Written:
     types: dict[str, int]  # type name -> weights stored so
     without_importance: tuple[str, ...]  # quantized tensors that calibration did not reach
     paths: tuple[Path, ...] = ()  # of all splits
-
-
-def types_of_mix(model: Model, mix: str) -> dict[str, str]:
-    """Return the type that a named mix gives each tensor of `model`."""
-    spec = model.spec()
-    return assign_types(
-        mix,
-        model.shapes,
-        layers=spec.layers,
-        experts=spec.experts,
-        shared_heads=spec.shared_heads,
-    )
 
 
 def quantize(

@@ -17,7 +17,7 @@ from headers import header
 from snugfit.archs.catalogue import CATALOGUE, CatalogueModel
 from snugfit.archs.table import spec_of
 from snugfit.core import TensorInfo
-from snugfit.quants.recipes import assign_types
+from snugfit.quants.assignment import assign_types
 
 DATA = Path(__file__).parents[1] / "data"
 DIGESTS: dict[str, dict[str, Any]] = json.loads((DATA / "header_digests.json").read_text())
@@ -132,9 +132,9 @@ def test_digests_are_those_of_the_headers(name: str) -> None:
 def test_gemma_4_e2b_has_the_tensors_of_a_published_file() -> None:
     """As llama.cpp counts them for a Q4_K_M file: 601, of which 283 in F32 and one in BF16."""
     model = CATALOGUE["gemma-4-e2b"]
-    shapes = {name: tensor.shape for name, tensor in model.tensors.items()}
-    types = assign_types("Q4_K_M", shapes, layers=35, experts=0, shared_heads=8)
-    counts = Counter(types.values())
+    tensors = tuple(model.tensors.values())
+    spec = spec_of("gemma-4-e2b", model.metadata, tensors, file_bytes=0, header_bytes=0)
+    counts = Counter(assign_types("Q4_K_M", spec.placed).values())
     assert (counts.total(), counts["F32"], counts["BF16"]) == (601, 283, 1)
 
 

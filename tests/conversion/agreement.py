@@ -14,8 +14,9 @@ from llama_logits import llama_logits
 from safetensors.torch import load_file, save_file
 from transformers import PreTrainedTokenizerFast
 
+from snugfit.mixes import types_of_mix
 from snugfit.models import Model, open_model
-from snugfit.quantize import quantize, types_of_mix
+from snugfit.quantize import quantize
 
 POSITIONS = 64
 LARGEST_DIVERGENCE = 1e-3  # nats a token, mean

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import gguf
@@ -68,3 +69,51 @@ def test_impossible_sums_are_refused(tmp_path: Path, bad: float) -> None:
     write_imatrix(tmp_path / "i.gguf", Importance({"blk.0.attn_q.weight": sums}, (), 1, 512))
     with pytest.raises(FormatError, match="negative or non-finite"):
         read_imatrix(tmp_path / "i.gguf")
+
+
+# The old form
+
+
+def old_file(*entries: tuple[str, int, list[float]], end: bytes = b"") -> bytes:
+    made = struct.pack("<i", len(entries))
+    for name, calls, sums in entries:
+        made += struct.pack("<i", len(name)) + name.encode() + struct.pack("<i", calls)
+        made += struct.pack("<i", len(sums)) + np.array(sums, "<f4").tobytes()
+    return made + end
+
+
+END = struct.pack("<ii", 7, 8) + b"wiki.txt"
+ENTRIES = (("blk.0.attn_q.weight", 4, [2.0, 4.0]), ("blk.0.ffn_up_exps.weight", 0, [1.0, 3.0]))
+
+
+def test_old_files_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.dat"
+    path.write_bytes(old_file(*ENTRIES, end=END))
+    found = read_imatrix(path)
+    assert (found.datasets, found.chunk_count) == (("wiki.txt",), 7)
+    assert found.mean_squares("blk.0.attn_q.weight").tolist() == [[0.5, 1.0]]
+    assert found.mean_squares("blk.0.ffn_up_exps.weight").tolist() == [[1.0, 3.0]]
+    path.write_bytes(old_file(*ENTRIES))
+    assert (read_imatrix(path).datasets, read_imatrix(path).chunk_count) == ((), 0)
+
+
+def test_old_files_that_lie_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "imatrix.dat"
+    whole = old_file(*ENTRIES, end=END)
+    for length in range(4, len(whole) - len(END)):
+        path.write_bytes(whole[:length])
+        with pytest.raises(FormatError, match="too early"):
+            read_imatrix(path)
+    for damage in (
+        struct.pack("<i", 2**31 - 1) + whole[4:],
+        struct.pack("<i", -1) + whole[4:],
+        whole[:4] + struct.pack("<i", 2**30) + whole[8:],
+        old_file(("x", -1, [1.0])),
+        old_file(("x", 1, [])),
+        old_file(("x", 1, [float("nan")])),
+        old_file(("x", 1, [-1.0])),
+        b"not a matrix at all, but some text of a README",
+    ):
+        path.write_bytes(damage)
+        with pytest.raises(FormatError, match=r"it is no importance matrix|negative"):
+            read_imatrix(path)

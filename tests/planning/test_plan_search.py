@@ -12,7 +12,7 @@ from snugfit.core import LayerCache
 from snugfit.errors import BudgetError, UnsupportedError, UsageError
 from snugfit.hardware.detect import machine_of
 from snugfit.planning.axes import Goal
-from snugfit.planning.cuts import AS_IT_IS, CHOICES, largest_mix
+from snugfit.planning.cuts import AS_IT_IS, CHOICES
 from snugfit.planning.memory import has_all_layers_on_gpus, predict, use_of
 from snugfit.planning.reasons import rounded_up
 from snugfit.planning.search import candidates, choose, search, spaces_of
@@ -163,13 +163,21 @@ def test_the_file_stays_within_its_size():
     assert plan.file_bytes <= 44 * GIB
 
 
-def test_the_largest_mix_of_a_size():
-    assert largest_mix(LLAMA, 44 * GIB) == "Q4_K_M"
-    assert largest_mix(QUANTIZED, 44 * GIB) == "Q4_K_M"
-    with pytest.raises(BudgetError, match="the smallest cut, IQ1_S"):
-        largest_mix(LLAMA, 10 * GIB)
-    assert largest_mix(LLAMA, 22 * GIB) == "IQ2_S"
-    assert largest_mix(LLAMA, 26 * GIB, has_importance=False) == "Q2_K"
+def test_layers_that_only_draft_are_not_measured_and_keep_what_needs_no_importance():
+    first = QWEN_MOE.layers - 2
+    drafting = replace(QWEN_MOE, drafting=2)
+    plain = {plan.mix: plan for plan in candidates(QWEN_MOE, machine_of([], 256 * GIB), Goal())}
+    for plan in candidates(drafting, machine_of([], 256 * GIB), Goal()):
+        changed = {
+            (tensor.split(".")[1], plain[plan.mix].tensor_types[tensor], type_name)
+            for tensor, type_name in plan.tensor_types.items()
+            if tensor.startswith("blk.") and type_name != plain[plan.mix].tensor_types[tensor]
+        }
+        layers = {str(layer) for layer in range(first, QWEN_MOE.layers)}
+        assert {layer for layer, _, _ in changed} <= layers
+        assert all(given in ("Q2_K", "IQ3_S", "Q3_K") for _, _, given in changed)
+        assert bool(changed) == plan.mix.startswith(("IQ1", "IQ2", "IQ3_X", "Q2_K_S"))
+        assert plan.file_bytes == size_of_file(drafting, plan.tensor_types)
 
 
 def test_a_quantized_model_is_taken_as_it_is():

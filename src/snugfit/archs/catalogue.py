@@ -14,7 +14,7 @@ import numpy as np
 from snugfit.archs.layouts import shapes_of
 from snugfit.archs.published import ROWS, Published
 from snugfit.core import TensorInfo
-from snugfit.quants.recipes import is_kept_in_full
+from snugfit.quants.positions import is_kept_in_full
 
 # GGUF stores the tokenizer: its text, types and merges took 39 to 61 bytes a token in the files of
 # Qwen 3, Llama 3 and Gemma 4. The catalogue has no tokenizers, so their bytes are an estimate.

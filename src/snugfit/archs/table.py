@@ -257,6 +257,7 @@ def spec_of(
         if row
         else (_cache_by_tensors(tensors), (), ())
     )
+    heads = reader.each_layer("attention.head_count", layers, 0, MOST_HEADS, _heads_default(row))
     return ModelSpec(
         name=name,
         architecture=architecture,
@@ -264,9 +265,7 @@ def spec_of(
         hidden_size=reader.whole("embedding_length", 1, WIDEST),
         context_length=reader.whole("context_length", 1, LONGEST),
         vocabulary=vocabulary or reader.whole("vocab_size", 1, LONGEST),
-        heads=max(
-            reader.each_layer("attention.head_count", layers, 0, MOST_HEADS, _heads_default(row))
-        ),
+        heads=max(heads),
         experts=reader.whole(
             "expert_count", 1 if row and row.has_experts else 0, MOST_EXPERTS, default=0
         ),
@@ -278,7 +277,14 @@ def spec_of(
         header_bytes=header_bytes,
         states=states,
         borrowed=borrowed,
+        first_heads=(heads[0], _key_value_heads(reader, heads)),
+        drafting=_drafting(reader),
     )
+
+
+def _key_value_heads(reader: Metadata, heads: Sequence[int]) -> int:
+    """Return those of the first layer: as many as of queries, if the file does not say."""
+    return reader.each_layer("attention.head_count_kv", len(heads), 0, MOST_HEADS, heads)[0]
 
 
 def _heads_default(row: Architecture | None) -> int | None:
@@ -290,10 +296,14 @@ def _layers(reader: Metadata, tensors: Sequence[TensorInfo], *, known: bool) -> 
     found = max(blocks, default=-1) + 1
     layers = reader.whole("block_count", 1, MOST_LAYERS, default=None if known else found)
     # The last layers, which only draft tokens, may be left out of a file that counts them.
-    drafting = reader.whole("nextn_predict_layers", 0, MOST_LAYERS, default=0)
+    drafting = _drafting(reader)
     if not layers - drafting <= found <= layers:
         raise reader.fault("block_count", f"is {layers}, but the tensors are of {found} layers")
     return layers
+
+
+def _drafting(reader: Metadata) -> int:
+    return reader.whole("nextn_predict_layers", 0, MOST_LAYERS, default=0)
 
 
 def _kept_by_rules(

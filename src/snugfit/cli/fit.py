@@ -8,8 +8,7 @@ from typing import Annotated
 
 import typer
 
-from snugfit.cli import documents, evaluate, plan, render
-from snugfit.cli import quantize as quantize_cli
+from snugfit.cli import cuts_text, documents, evaluate, plan, render
 from snugfit.cli.options import (
     Best,
     Bpw,
@@ -114,14 +113,15 @@ def fit_command(
         render.print_json(
             {
                 "plan": documents.of_plan(fitted.plan),
-                "written": quantize_cli.of_written(fitted.written),
+                "written": cuts_text.of_written(fitted.written),
                 "as_predicted": fitted.as_predicted,
                 "score": documents.of_score(fitted.score) if fitted.score else None,
             }
         )
         return
     render.heading("Written")
-    quantize_cli.show(fitted.written, chosen.mix)
+    cuts_text.show(fitted.written, chosen.mix)
+    cuts_text.warn_of_missed(fitted.written.without_importance)
     render.out.print(
         f"predicted {chosen.file_bytes:,} bytes, written {fitted.written.file_bytes:,}: "
         + ("equal" if fitted.as_predicted else "[red]different[/]")

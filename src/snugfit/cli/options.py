@@ -187,6 +187,10 @@ Threads = Annotated[
 Out = Annotated[
     Path, typer.Option("-o", "--output", metavar="OUT", help="File to write.", show_default=False)
 ]
+OutIfAny = Annotated[
+    Path | None,
+    typer.Option("-o", "--output", "--outfile", metavar="OUT", help="File to write."),
+]
 Text = Annotated[
     Path | None,
     typer.Option("--text", metavar="FILE", help="Text to use instead of the one that ships."),

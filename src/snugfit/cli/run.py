@@ -119,7 +119,8 @@ def runnable(model: Model) -> Path:
     """Return a GGUF file of the model; a Hugging Face directory is converted once and kept."""
     from platformdirs import user_cache_path
 
-    from snugfit.quantize import quantize, types_of_mix
+    from snugfit.mixes import types_of_mix
+    from snugfit.quantize import quantize
 
     if model.is_gguf:
         return model.path

@@ -1,4 +1,4 @@
-"""llama.cpp's importance matrix in its GGUF form, read and written.
+"""llama.cpp's importance matrix: read, and written in its GGUF form.
 
 For every matrix: `NAME.in_sum2`, the sum of squares of each input column over all tokens seen, and
 `NAME.counts`, the tokens seen; stacked experts have one row of both for each expert.
@@ -15,8 +15,9 @@ import numpy as np
 
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError
-from snugfit.formats.gguf import GgufFile, read_gguf
+from snugfit.formats.gguf import MAGIC, GgufFile, read_gguf
 from snugfit.formats.gguf_writer import GgufWriter
+from snugfit.formats.imatrix_dat import read_dat
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 SUMS, COUNTS = ".in_sum2", ".counts"
@@ -84,8 +85,11 @@ def write_imatrix(path: Path | str, importance: Importance) -> None:
 def read_imatrix(path: Path | str) -> Importance:
     """Read an importance matrix that llama-imatrix or `snugfit calibrate` wrote.
 
-    Raises FormatError if the file is another kind of GGUF, or its counts or sums make no sense.
+    Entries of the old form, `.dat`, have one row for all matrices of a tensor. Raises FormatError
+    if the file is of another kind, or its counts or sums make no sense.
     """
+    if not _is_gguf(Path(path)):
+        return _read_old(Path(path))
     file = read_gguf(path)
     if file.metadata.get("general.type") != "imatrix":
         raise FormatError(
@@ -104,6 +108,29 @@ def read_imatrix(path: Path | str) -> Importance:
     )
 
 
+def _is_gguf(path: Path) -> bool:
+    """Return whether the file is GGUF, or cannot be read, which reading it as GGUF explains."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(MAGIC)) in (MAGIC, b"")
+    except OSError:
+        return True
+
+
+def _read_old(path: Path) -> Importance:
+    old = read_dat(path)
+    weights = {}
+    for name, (sums, calls) in old.entries.items():
+        _check_sums(path, name, sums)
+        weights[name] = ColumnSums(sums[None], np.array([max(calls, 1)], np.float32))
+    return Importance(weights, (old.dataset,) if old.dataset else (), old.chunk_count, 0)
+
+
+def _check_sums(path: Path, name: str, sums: Floats) -> None:
+    if not np.isfinite(sums).all() or (sums < 0).any():
+        raise FormatError(f"{path}: {name} holds negative or non-finite sums. Calibrate again.")
+
+
 def _column_sums(file: GgufFile, name: str) -> ColumnSums:
     if name + COUNTS not in file.tensors:
         raise FormatError(f"{file.path}: {name} has sums but no counts. Calibrate again.")
@@ -115,10 +142,8 @@ def _column_sums(file: GgufFile, name: str) -> ColumnSums:
             f"{file.path}: {name} has {len(squares)} rows of sums and {len(counts)} counts. "
             "Calibrate again."
         )
-    if not np.isfinite(squares).all() or (squares < 0).any() or not np.isfinite(counts).all():
-        raise FormatError(
-            f"{file.path}: {name} holds negative or non-finite sums. Calibrate again."
-        )
+    _check_sums(file.path, name, squares)
+    _check_sums(file.path, name, counts)
     return ColumnSums(squares, np.broadcast_to(counts, len(squares)).copy())
 
 

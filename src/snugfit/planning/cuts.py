@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snugfit.core import ModelSpec
 from snugfit.errors import UnsupportedError
 from snugfit.planning.axes import Goal
 from snugfit.planning.memory import Footprint, cut_footprint, footprint_of, tensor_sizes
-from snugfit.planning.reasons import budget_error
 from snugfit.planning.speed import Reads, cut_reads, reads_of
-from snugfit.quants.recipes import RECIPES, assign_types, recipe_named
+from snugfit.quants.assignment import assign_types, needs_importance, type_without_importance
+from snugfit.quants.positions import LAYER
+from snugfit.quants.recipes import RECIPES, mix_named
 
 AS_IT_IS = "as it is"
 CHOICES = tuple(mix for mix, recipe in RECIPES.items() if not recipe.by_name_only)
@@ -42,8 +44,7 @@ def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
             )
         return [whole]
     if goal.mix is not None:
-        recipe_named(goal.mix)
-        return [_cut(spec, whole, goal.mix.upper())]
+        return [_cut(spec, whole, mix_named(goal.mix))]
     cuts = (_cut(spec, whole, mix) for mix in CHOICES)
     return [cut for cut in cuts if _is_worth_having(cut, whole)]
 
@@ -51,21 +52,6 @@ def cuts_of(spec: ModelSpec, goal: Goal) -> list[Cut]:
 def _is_worth_having(cut: Cut, whole: Cut) -> bool:
     """A cut is smaller than the original, or keeps its own precision."""
     return cut.bits_per_weight < whole.bits_per_weight or cut.tensor_types == whole.tensor_types
-
-
-def largest_mix(spec: ModelSpec, size_bytes: int, *, has_importance: bool = True) -> str:
-    """Return the mix of most bits whose file has at most `size_bytes`. Raises BudgetError.
-
-    Without importance, mixes that need it are left out.
-    """
-    whole = _whole(spec)
-    mixes = [mix for mix in CHOICES if has_importance or not RECIPES[mix].needs_importance]
-    cuts = [_cut(spec, whole, mix) for mix in mixes]
-    allowed = [cut for cut in cuts if cut.file_bytes <= size_bytes]
-    if not allowed:
-        smallest = min((cut.file_bytes, cut.mix) for cut in cuts)
-        raise budget_error(spec.name, [], smallest, size_bytes)
-    return max(allowed, key=lambda cut: cut.bits_per_weight).mix
 
 
 def _whole(spec: ModelSpec) -> Cut:
@@ -76,16 +62,25 @@ def _whole(spec: ModelSpec) -> Cut:
 
 
 def _cut(spec: ModelSpec, whole: Cut, mix: str) -> Cut:
-    """Return a mix of the model that is `whole` as it is."""
-    shapes = {tensor.name: tensor.shape for tensor in spec.tensors}
-    types = assign_types(
-        mix,
-        shapes,
-        layers=spec.layers,
-        experts=spec.experts,
-        shared_heads=spec.shared_heads,
-    )
+    """Return a mix of the model that is `whole` as it is.
+
+    A model is cut to a plan with importance, since `fit` calibrates. Layers that only draft are not
+    run then, so what needs importance there takes a type that does not.
+    """
+    types = assign_types(mix, spec.placed, has_importance=True)
+    if spec.drafting:
+        types |= _without_importance(spec, mix, types)
     sizes = tensor_sizes(spec.tensors, types)
     bits_per_weight = 8 * sum(sizes.values()) / spec.parameters
     footprint = cut_footprint(whole.footprint, spec, sizes)
     return Cut(mix, types, footprint, bits_per_weight, cut_reads(whole.reads, spec, types, sizes))
+
+
+def _without_importance(spec: ModelSpec, mix: str, types: Mapping[str, str]) -> dict[str, str]:
+    first = spec.layers - spec.drafting
+    return {
+        tensor.name: type_without_importance(types[tensor.name], mix, tensor.columns)
+        for tensor in spec.tensors
+        if (match := LAYER.match(tensor.name)) and int(match[1]) >= first
+        if needs_importance(tensor.name, types[tensor.name], mix)
+    }

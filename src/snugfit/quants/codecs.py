@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from snugfit.errors import FormatError, UnsupportedError, UsageError
 from snugfit.quants import _native
-from snugfit.quants.recipes import fitting_type
+from snugfit.quants.assignment import fitting_type
 from snugfit.quants.types import TYPES, QuantType, type_named
 
 Rows = NDArray[np.float32]

@@ -2,15 +2,12 @@
 
 The mixes are those of `llama-quantize`, so that `Q4_K_M` means here what it means everywhere: the
 letter after K names the mix (small, medium, large), nothing else. A mix is a base type and rules;
-the first rule that matches a tensor decides. Nothing here measures error: that is allocation.
-
-llama-quantize lets a few mixes depend on whether there is an importance matrix. Here a mix is the
-same either way: the IQ4 ones as llama-quantize has them with importance, Q4_0 and Q5_0 as without.
+the first rule that matches a tensor decides. A few rules hold only with importance, or without.
+Nothing here measures error: that is allocation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from snugfit.errors import UnsupportedError
@@ -20,28 +17,34 @@ from snugfit.quants.positions import (
     eight_experts,
     eight_experts_and_more_bits,
     first_eighth,
+    first_eighth_as_counted,
     first_four,
     first_sixteenth,
     first_two,
     four_share_values,
-    in_experts,
-    is_left_at_16_bits,
-    is_never_quantized,
+    four_share_values_in_seventy_billion,
+    in_falcon,
+    in_falcon_first_sixteenth,
+    in_falcon_more_bits,
     many_read_values,
     middle,
     more_bits,
-    part_of,
-    position,
+    projection_in_bailing,
     seventy_billion,
+    stacked,
 )
-from snugfit.quants.types import TYPES
+
+ANY_ROLE = "*"
+# llama-quantize's name for copying every tensor as it is: no mix.
+COPY = "COPY"
 
 
 @dataclass(frozen=True)
 class Rule:
     role: str
-    type_name: str
+    type_name: str  # empty for the mix's base
     where: Where = anywhere
+    importance: bool | None = None  # if it holds only with, or only without
 
 
 @dataclass(frozen=True)
@@ -52,7 +55,7 @@ class Recipe:
     file_type: int
     head: str  # the output matrix, or the embedding where it serves as one
     rules: tuple[Rule, ...] = ()
-    embedding: str = ""  # where it is not the head; else the base
+    embedding: str = ""  # where it is not the head; else the base, or what rules say
     # llama-quantize refuses these without importance: most of what they keep is chosen by it.
     needs_importance: bool = False
     last_resort: bool = False  # loses so much that only models that fit no other way take it
@@ -62,13 +65,16 @@ class Recipe:
 
 _SMALL_ATTENTION = (Rule("attn_v", "Q8_0", eight_experts), Rule("attn_k", "Q8_0", eight_experts))
 
+# Falcon's attention output has the base type.
+_FALCON_OUTPUT = Rule("attn_output", "", in_falcon)
 _FIVE_BITS_FOR_OUTPUT = Rule("attn_output", "Q5_K", eight_experts)
+_OUTPUT = (_FALCON_OUTPUT, _FIVE_BITS_FOR_OUTPUT)
 
 # Shared by the mixes of 3 bits: values that many heads read are worth more.
 _IQ3_VALUES = (
     *_SMALL_ATTENTION,
-    _FIVE_BITS_FOR_OUTPUT,
-    Rule("attn_v", "Q5_K", seventy_billion),
+    *_OUTPUT,
+    Rule("attn_v", "Q5_K", four_share_values_in_seventy_billion),
     Rule("attn_v", "Q4_K", four_share_values),
 )
 
@@ -79,7 +85,7 @@ def _below_three_bits(small: str, output: str) -> tuple[Rule, ...]:
         Rule("attn_v", "Q4_K", many_read_values),
         Rule("attn_v", small),
         Rule("attn_k", "Q4_K", eight_experts),
-        Rule("ffn_down", small, first_eighth),
+        Rule("ffn_down", small, first_eighth_as_counted),
         _FIVE_BITS_FOR_OUTPUT,
         Rule("attn_output", output),
     )
@@ -87,8 +93,9 @@ def _below_three_bits(small: str, output: str) -> tuple[Rule, ...]:
 
 _IQ4_RULES = (
     *_SMALL_ATTENTION,
-    _FIVE_BITS_FOR_OUTPUT,
+    *_OUTPUT,
     Rule("attn_v", "Q5_K", four_share_values),
+    Rule("ffn_down", "Q5_K", first_eighth, importance=False),
 )
 
 # From the largest to the smallest.
@@ -105,13 +112,18 @@ RECIPES: dict[str, Recipe] = {
         (
             *_SMALL_ATTENTION,
             Rule("attn_v", "Q6_K", more_bits),
-            Rule("attn_qkv", "Q6_K"),
             Rule("ffn_down", "Q6_K", more_bits),
         ),
     ),
     "Q5_1": Recipe("Q5_1", 9, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
     "Q5_K_S": Recipe("Q5_K", 16, "Q6_K", _SMALL_ATTENTION),
-    "Q5_0": Recipe("Q5_0", 8, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
+    "Q5_0": Recipe(
+        "Q5_0",
+        8,
+        "Q6_K",
+        (*_SMALL_ATTENTION, Rule("ffn_down", "Q5_1", first_eighth, importance=True)),
+        by_name_only=True,
+    ),
     "Q4_1": Recipe("Q4_1", 3, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
     "Q4_K_M": Recipe(
         "Q4_K",
@@ -119,10 +131,12 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            _FIVE_BITS_FOR_OUTPUT,
+            *_OUTPUT,
             Rule("attn_v", "Q6_K", more_bits),
             Rule("attn_v", "Q5_K", seventy_billion),
-            Rule("attn_qkv", "Q5_K"),
+            Rule("ffn_down", "Q6_K", in_falcon_first_sixteenth),
+            Rule("ffn_down", "Q5_K", in_falcon_more_bits),
+            Rule("ffn_down", "", in_falcon),
             Rule("ffn_down", "Q6_K", more_bits),
         ),
     ),
@@ -132,13 +146,20 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            _FIVE_BITS_FOR_OUTPUT,
+            *_OUTPUT,
             Rule("attn_v", "Q5_K", first_four),
             Rule("attn_v", "Q5_K", seventy_billion),
+            Rule("ffn_down", "", in_falcon),
             Rule("ffn_down", "Q5_K", first_eighth),
         ),
     ),
-    "Q4_0": Recipe("Q4_0", 2, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
+    "Q4_0": Recipe(
+        "Q4_0",
+        2,
+        "Q6_K",
+        (*_SMALL_ATTENTION, Rule("ffn_down", "Q4_1", first_eighth, importance=True)),
+        by_name_only=True,
+    ),
     "IQ4_NL": Recipe("IQ4_NL", 25, "Q6_K", _IQ4_RULES),
     "IQ4_XS": Recipe("IQ4_XS", 30, "Q6_K", _IQ4_RULES),
     "Q3_K_L": Recipe(
@@ -147,10 +168,11 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_output", "Q3_K", eight_experts),
+            Rule("attn_output", "Q4_K", in_falcon),
+            Rule("attn_output", "", eight_experts),
             Rule("attn_output", "Q5_K"),
             Rule("attn_v", "Q5_K"),
-            Rule("attn_qkv", "Q4_K"),
+            Rule("ffn_down", "Q4_K", in_falcon),
             Rule("ffn_down", "Q5_K"),
         ),
         by_name_only=True,
@@ -161,13 +183,14 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            _FIVE_BITS_FOR_OUTPUT,
+            *_OUTPUT,
             Rule("attn_output", "Q4_K"),
             Rule("attn_v", "Q5_K", first_two),
             Rule("attn_v", "Q5_K", seventy_billion),
             Rule("attn_v", "Q4_K"),
-            Rule("attn_qkv", "Q4_K"),
             Rule("ffn_down", "Q5_K", first_sixteenth),
+            Rule("ffn_down", "Q4_K", in_falcon_more_bits),
+            Rule("ffn_down", "", in_falcon),
             Rule("ffn_down", "Q4_K"),
         ),
     ),
@@ -177,11 +200,10 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            _FIVE_BITS_FOR_OUTPUT,
+            *_OUTPUT,
             Rule("attn_output", "Q4_K"),
             Rule("attn_v", "Q5_K", seventy_billion),
             Rule("attn_v", "Q4_K"),
-            Rule("attn_qkv", "Q4_K"),
             Rule("ffn_down", "Q4_K", first_eighth),
             Rule("ffn_down", "Q4_K", eight_experts_and_more_bits),
         ),
@@ -191,7 +213,7 @@ RECIPES: dict[str, Recipe] = {
         "Q3_K",
         11,
         "Q6_K",
-        (*_SMALL_ATTENTION, _FIVE_BITS_FOR_OUTPUT, Rule("attn_v", "Q5_K", seventy_billion)),
+        (*_SMALL_ATTENTION, *_OUTPUT, Rule("attn_v", "Q5_K", seventy_billion)),
     ),
     "IQ3_XS": Recipe(
         "IQ3_S",
@@ -213,6 +235,9 @@ RECIPES: dict[str, Recipe] = {
             *_IQ3_VALUES,
             Rule("attn_q", "IQ2_S"),
             Rule("attn_k", "IQ2_S"),
+            Rule("attn_v", "IQ3_S", importance=False),
+            Rule("ffn_down", "Q4_K", first_eighth, importance=False),
+            Rule("ffn_down", "Q3_K", importance=False),
             Rule("attn_output", "IQ3_S"),
         ),
         embedding="IQ3_S",
@@ -224,7 +249,7 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            _FIVE_BITS_FOR_OUTPUT,
+            *_OUTPUT,
             Rule("attn_output", "Q3_K"),
             Rule("attn_v", "Q5_K", seventy_billion),
             Rule("attn_v", "Q4_K", four_share_values),
@@ -238,7 +263,7 @@ RECIPES: dict[str, Recipe] = {
         "Q6_K",
         (
             *_SMALL_ATTENTION,
-            Rule("attn_v", "Q5_K", seventy_billion),
+            Rule("attn_v", "Q5_K", four_share_values_in_seventy_billion),
             Rule("attn_v", "Q4_K", four_share_values),
             Rule("ffn_down", "Q4_K", first_eighth),
         ),
@@ -299,13 +324,16 @@ RECIPES: dict[str, Recipe] = {
     ),
     # For models trained to hold no more than these values.
     "MXFP4_MOE": Recipe(
-        "Q8_0",
+        "MXFP4",
         38,
         "Q8_0",
         (
-            Rule("ffn_gate", "MXFP4", in_experts),
-            Rule("ffn_up", "MXFP4", in_experts),
-            Rule("ffn_down", "MXFP4", in_experts),
+            Rule("ffn_gate", "MXFP4", stacked),
+            Rule("ffn_up", "MXFP4", stacked),
+            Rule("ffn_down", "MXFP4", stacked),
+            Rule(ANY_ROLE, "Q8_0", projection_in_bailing),
+            Rule(ANY_ROLE, "MXFP4", stacked),
+            Rule(ANY_ROLE, "Q8_0"),
         ),
         by_name_only=True,
     ),
@@ -315,81 +343,32 @@ RECIPES: dict[str, Recipe] = {
     "Q1_0": Recipe("Q1_0", 40, "Q6_K", _SMALL_ATTENTION, by_name_only=True),
 }
 
-# A row that a type's blocks do not fill takes the nearest type of 32-weight blocks, then F16.
-FALLBACKS = {
-    "Q2_K": "Q4_0",
-    "Q3_K": "Q4_0",
-    "Q4_K": "Q5_0",
-    "Q5_K": "Q5_1",
-    "Q6_K": "Q8_0",
-    "TQ1_0": "Q4_0",
-    "TQ2_0": "Q4_0",
-    "Q2_0": "Q4_0",
-    **dict.fromkeys(
-        ("IQ1_S", "IQ1_M", "IQ2_XXS", "IQ2_XS", "IQ2_S", "IQ3_XXS", "IQ3_S", "IQ4_XS"), "IQ4_NL"
-    ),
-}
-EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+# llama-quantize's shorter names.
+ALIASES = {"Q3_K": "Q3_K_M", "Q4_K": "Q4_K_M", "Q5_K": "Q5_K_M"}
+MIX_OF_FILE_TYPE = {recipe.file_type: name for name, recipe in RECIPES.items()}
+
+
+def mix_named(name: str) -> str:
+    """Return a mix's own name for a name in any case, an alias, or llama.cpp's file type number.
+
+    Raises UnsupportedError with the known names.
+    """
+    text = name.upper()
+    text = ALIASES.get(text, text)
+    if text.isdecimal():
+        text = MIX_OF_FILE_TYPE.get(int(text[:9]), text)
+    if text not in RECIPES:
+        raise UnsupportedError(f"'{name}' is not a known mix. Known: {', '.join(RECIPES)}.")
+    return text
+
+
+def is_mix(name: str) -> bool:
+    """Return whether `name` is a mix as `mix_named` reads it, or COPY."""
+    text = name.upper()
+    number = int(text[:9]) if text.isdecimal() else -1
+    return text == COPY or text in RECIPES or text in ALIASES or number in MIX_OF_FILE_TYPE
 
 
 def recipe_named(name: str) -> Recipe:
-    """Return the mix called `name`, in any case. Raises UnsupportedError with the known names."""
-    found = RECIPES.get(name.upper())
-    if found is None:
-        raise UnsupportedError(f"'{name}' is not a known mix. Known: {', '.join(RECIPES)}.")
-    return found
-
-
-def assign_types(
-    mix: str,
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    layers: int,
-    experts: int,
-    shared_heads: int,
-) -> dict[str, str]:
-    """Return the type name that `mix` gives each tensor; `shapes` maps GGUF names to shapes.
-
-    `shared_heads` is how many query heads share one key and value head.
-    """
-    recipe = recipe_named(mix)
-    heads = ("output.weight",) if "output.weight" in shapes else EMBEDDINGS
-    rules = _rules_by_role(recipe)
-    chosen = {}
-    for name, shape in shapes.items():
-        if is_kept_in_full(name, shape):
-            chosen[name] = "F32"
-        elif is_left_at_16_bits(name):
-            chosen[name] = "BF16" if TYPES[recipe.base].is_quantized else recipe.base
-        elif name in heads:
-            fits = shape[-1] % TYPES[recipe.base].block_weights == 0
-            chosen[name] = fitting_type(recipe.head if fits else "Q8_0", shape[-1])
-        elif name in EMBEDDINGS:
-            chosen[name] = fitting_type(recipe.embedding or recipe.base, shape[-1])
-        else:
-            role, layer, stacked = part_of(name)
-            by_rule = recipe.base
-            if role in rules:
-                at = position(layer, layers, experts, shared_heads, stacked)
-                by_rule = next((r.type_name for r in rules[role] if r.where(at)), recipe.base)
-            chosen[name] = fitting_type(by_rule, shape[-1])
-    return chosen
-
-
-def is_kept_in_full(name: str, shape: tuple[int, ...]) -> bool:
-    """Vectors, norms and routers stay in F32: they are tiny and everything depends on them."""
-    return len(shape) < 2 or is_never_quantized(name)
-
-
-def fitting_type(type_name: str, columns: int) -> str:
-    """Return `type_name`, or the fallback whose blocks fill a row of `columns` weights."""
-    while columns % TYPES[type_name].block_weights:
-        type_name = FALLBACKS.get(type_name, "F16")
-    return type_name
-
-
-def _rules_by_role(recipe: Recipe) -> dict[str, list[Rule]]:
-    rules: dict[str, list[Rule]] = {}
-    for rule in recipe.rules:
-        rules.setdefault(rule.role, []).append(rule)
-    return rules
+    """Return the mix called `name`. Raises UnsupportedError with the known names."""
+    return RECIPES[mix_named(name)]

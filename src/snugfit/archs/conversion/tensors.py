@@ -18,7 +18,7 @@ from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import Arrange, Array, Compute, ConversionRow, Part, Stack
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
-from snugfit.quants.recipes import is_kept_in_full
+from snugfit.quants.positions import is_kept_in_full
 
 LAYER = re.compile(r"model\.layers\.(\d+)\..+")
 # safetensors' names, and those of blocks that stay as they are -> the type in GGUF.
