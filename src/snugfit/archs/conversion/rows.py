@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import deepseek, deepseek4, glm, gpt_oss, llama, qwen
+from snugfit.archs.conversion import deepseek, deepseek4, glm, gpt_oss, llama, mixtures, qwen
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -20,6 +20,9 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "DeepseekV2ForCausalLM": deepseek.DEEPSEEK_V2,
     "DeepseekV3ForCausalLM": deepseek.DEEPSEEK_V3,
     "DeepseekV4ForCausalLM": deepseek4.DEEPSEEK_V4,
+    "MiniMaxM2ForCausalLM": mixtures.MINIMAX_M2,
+    "Dots1ForCausalLM": mixtures.DOTS1,
+    "Ernie4_5_MoeForCausalLM": mixtures.ERNIE_MOE,
 }
 
 
