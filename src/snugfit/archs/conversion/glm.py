@@ -19,22 +19,29 @@ from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
 
 
-def _partly_rotated(config: Config) -> dict[str, Any]:
-    """Keys of attention that turns only the first part of each head, half where nothing is said."""
-    check_fixed(config, {"hidden_act": "silu"})
-    part = config.rope.get("partial_rotary_factor") or config.number("partial_rotary_factor", 0.5)
+def rotated_size(config: Config, default: float) -> int:
+    """How much of each head turns; `default` is the part where nothing is said of it."""
+    part = config.rope.get("partial_rotary_factor")
+    if part is None:
+        part = config.number("partial_rotary_factor", default)
     if not isinstance(part, int | float) or not 0 < part <= 1:
         raise FormatError(
             f"{config.folder}/config.json: partial_rotary_factor is {part!r}, not a part. "
             "Download the model again."
         )
+    return int(config.head_size * part)
+
+
+def _partly_rotated(config: Config) -> dict[str, Any]:
+    """Keys of attention that turns only the first part of each head."""
+    check_fixed(config, {"hidden_act": "silu"})
     if "mrope_section" in config.rope:
         raise UnsupportedError(
             f"{config.folder}/config.json: positions in three dimensions (mrope_section) are of "
             "models with vision, which cannot be converted yet."
         )
     keys = without(attention_metadata(config), "vocab_size")
-    return keys | {"rope.dimension_count": int(config.head_size * part)}
+    return keys | {"rope.dimension_count": rotated_size(config, 0.5)}
 
 
 def _drafts(config: Config) -> dict[str, int]:
