@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 import torch
 from folders import write_folder
+from hub_server import FakeHub, serving, whole
 from safetensors.torch import load_file, save_file
 from tiny import tiny_model
 
+from snugfit.formats import hub as hub_module
+from snugfit.headers import open_headers
 from snugfit.models import open_model
 
 Parts = dict[str, torch.Tensor]
@@ -166,3 +169,24 @@ def test_modelopts_own_file_will_do(tmp_path: Path) -> None:
     (packed / "config.json").write_text(json.dumps(config))
     (packed / "hf_quant_config.json").write_text(json.dumps(said))
     assert open_model(str(packed)).tensors == wanted
+
+
+@pytest.mark.parametrize("method", PACKERS)
+def test_headers_from_the_hub_are_enough(
+    method: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    _, packed = packed_folders(tmp_path, method, "llama")
+    files = {path.name: whole(path.read_bytes()) for path in packed.iterdir()}
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub_module, "cache_folder", lambda: tmp_path / "cache")
+    with serving(FakeHub({"owner/packed": files})) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.address)
+        remote = open_headers("owner/packed").model
+        assert remote.tensors == open_model(str(packed)).tensors
+        asked = len(hub.requests)
+        assert asked < 3 + 8  # a few bytes of each kind of layer, at most
+        again = open_headers("owner/packed").model
+        assert again.tensors == remote.tensors
+        assert len(hub.requests) == asked + 1  # the listing

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import save_file
+from safetensors.torch import save_file as save_tensors
 
 from snugfit.errors import FormatError
 from snugfit.formats.safetensors import INDEX_NAME, read_folder, read_safetensors
@@ -33,6 +35,31 @@ def test_values_are_the_package_s(tmp_path: Path) -> None:
     assert found.keys() == ARRAYS.keys()
     for name, array in ARRAYS.items():
         assert (found[name].map() == array).all()
+
+
+def test_small_floats_are_their_bytes(tmp_path: Path) -> None:
+    codes = torch.arange(24, dtype=torch.uint8).reshape(3, 8)
+    kinds = {
+        "F8_E4M3": torch.float8_e4m3fn,
+        "F8_E5M2": torch.float8_e5m2,
+        "F8_E8M0": torch.float8_e8m0fnu,
+        "F4": torch.float4_e2m1fn_x2,
+    }
+    tensors = {name: codes.clone().view(kind) for name, kind in kinds.items()}
+    save_tensors(tensors, tmp_path / "model.safetensors")
+    for name, tensor in read_folder(tmp_path).items():
+        assert tensor.dtype == name
+        assert tensor.shape == ((3, 16) if name == "F4" else (3, 8))
+        assert tensor.size_bytes == 24
+        assert (tensor.map() == codes.numpy()).all()
+
+
+@pytest.mark.parametrize("shape", [[3, 8], [3, 15], [48], [], [3, 2, 9]])
+def test_four_bits_that_do_not_fill_the_bytes(shape: list[int], tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    with_header(path, {"a": {"dtype": "F4", "shape": shape, "data_offsets": [0, 23]}})
+    with pytest.raises(FormatError, match="cannot hold"):
+        read_safetensors(path)
 
 
 def test_shards_are_joined(tmp_path: Path) -> None:
