@@ -11,7 +11,7 @@ setup: $(INSTALLED)
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/snugfit/quants/native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Setting up $(VENV): packages and native kernels. This takes a few minutes, once."
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[torch,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[torch,cluster,dev]"
 	touch $@
 
 demo: setup

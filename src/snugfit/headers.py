@@ -24,6 +24,7 @@ from snugfit.models import (
     model_metadata,
     open_local,
     unknown_name,
+    unpacked,
 )
 
 if TYPE_CHECKING:
@@ -154,7 +155,14 @@ def _of_safetensors(hub: Hub, listing: Listing) -> Model:
 
     name = listing.repository.split("/")[1]
     config = Config(listing.repository, hub.json(listing, "config.json"))
-    stored = hub.safetensors(listing)
+    files = hub.safetensors(listing)
+    has_own = "hf_quant_config.json" in listing.files
+    stored = unpacked(
+        config,
+        files,
+        (lambda file: hub.json(listing, file)) if has_own else None,
+        lambda tensor: hub.values(listing, tensor),
+    )
     metadata, converted = converted_folder(config, stored, name)
     return _shapes(
         name,
@@ -163,7 +171,7 @@ def _of_safetensors(hub: Hub, listing: Listing) -> Model:
         f"{listing.name}: only its headers were read. Download it to read weights.",
         # The tokenizer's file would be the largest thing that is read; its bytes are estimated.
         absent_bytes=TOKENIZER_BYTES_A_TOKEN * config.vocabulary,
-        file_bytes=sum(listing.files[file] for file in {t.path.name for t in stored.values()}),
+        file_bytes=sum(listing.files[file] for file in {t.path.name for t in files.values()}),
     )
 
 

@@ -25,9 +25,11 @@ from snugfit.units import MIB
 
 if TYPE_CHECKING:
     from snugfit.archs.conversion.config import Config
-    from snugfit.archs.conversion.tensors import ConvertedTensor
-    from snugfit.archs.conversion.tokenizer import TokenizerFiles
-    from snugfit.formats.safetensors import StoredTensor
+    from snugfit.archs.conversion.tensors import ConvertedTensor, Stored
+    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
+    from snugfit.formats.packed import LogicalTensors
+    from snugfit.formats.packed.source import ReadSmall
+    from snugfit.formats.safetensors import Tensors
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Blocks = np.ndarray[Any, np.dtype[np.uint8]]
@@ -38,6 +40,8 @@ SLAB_BYTES = 64 * MIB
 HUB_NAME = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
 )
+LARGEST_TOKENIZER_BYTES = 256 * MIB  # of one file; the largest published have 35
+LARGEST_CARD_BYTES = 16 * MIB
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
 
 
@@ -198,6 +202,7 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
 
 def _open_folder(folder: Path, name: str) -> Model:
     from snugfit.archs.conversion.config import Config
+    from snugfit.archs.conversion.general import general_metadata
     from snugfit.archs.conversion.tokenizer import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder, read_json
 
@@ -206,24 +211,58 @@ def _open_folder(folder: Path, name: str) -> Model:
         raise FormatError(
             f"{folder}: no config.json. Name the folder that holds config.json and *.safetensors."
         )
-    stored = read_folder(folder)
+    files = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
+    has_own = (folder / "hf_quant_config.json").is_file()
+    stored = unpacked(config, files, (lambda name: read_json(folder / name)) if has_own else None)
     metadata, converted = converted_folder(config, stored, name)
-    metadata |= tokenizer_metadata(_tokenizer_files(folder), config.vocabulary)
+    tokenizer = _tokenizer_files(folder)
+    metadata |= tokenizer_metadata(tokenizer, config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
-    files = tuple(sorted({tensor.path for tensor in stored.values()}))
-    size = sum(path.stat().st_size for path in files)
+    metadata |= general_metadata(
+        name,
+        card=_model_card(folder),
+        config=config.raw,
+        generation=tokenizer.generation,
+        tensors=tensors.values(),
+    )
+    paths = tuple(sorted({tensor.path for tensor in files.values()}))
+    size = sum(path.stat().st_size for path in paths)
     file_of = {
         one.info.name: stored[one.pieces[0].source].path
         for one in converted
         if one.pieces[0].source in stored
     }
     read = _read_folder(converted, stored)
-    return Model(name, folder, metadata, tensors, size, read, files=files, file_of=file_of)
+    return Model(name, folder, metadata, tensors, size, read, files=paths, file_of=file_of)
+
+
+def unpacked(
+    config: Config,
+    files: Tensors,
+    modelopt: Callable[[str], Mapping[str, Any]] | None = None,
+    read_small: ReadSmall | None = None,
+) -> LogicalTensors:
+    """Return stored tensors as what they stand for, where they are stored quantized.
+
+    `modelopt` reads the JSON file of that name, where there is one. `read_small` reads a tensor of
+    a few bytes where the files are not here. Raises FormatError, UnsupportedError.
+    """
+    from snugfit.formats.packed import (
+        MODELOPT_FILE,
+        logical_tensors,
+        settings_of,
+        settings_of_modelopt,
+    )
+
+    settings = settings_of(config.folder, config.outer)
+    if settings is None and modelopt:
+        settings = settings_of_modelopt(config.folder, modelopt(MODELOPT_FILE))
+    return logical_tensors(config.folder, files, config.outer, settings, read_small)
 
 
 def converted_folder(
-    config: Config, stored: Mapping[str, StoredTensor], name: str
+    config: Config, stored: Mapping[str, Stored], name: str
 ) -> tuple[dict[str, Any], list[ConvertedTensor]]:
     """Return a Hugging Face model's metadata, but for its tokenizer, and its tensors in GGUF.
 
@@ -239,31 +278,50 @@ def converted_folder(
     return metadata, convert_tensors(config, row, stored)
 
 
+def _model_card(folder: Path) -> str:
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    with path.open("rb") as file:
+        return file.read(LARGEST_CARD_BYTES).decode("utf-8", "replace")
+
+
 def _tokenizer_files(folder: Path) -> TokenizerFiles:
-    from snugfit.archs.conversion.tokenizer import TokenizerFiles
-    from snugfit.formats.safetensors import read_json
+    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
+    from snugfit.formats.safetensors import json_object
 
-    def optional(name: str) -> dict[str, Any]:
-        return read_json(folder / name) if (folder / name).is_file() else {}
+    def content(name: str) -> bytes:
+        path = folder / name
+        if not path.is_file():
+            return b""
+        if path.stat().st_size > LARGEST_TOKENIZER_BYTES:
+            raise FormatError(f"{path}: larger than any tokenizer. Download it again.")
+        return path.read_bytes()
 
-    if not (folder / "tokenizer.json").is_file():
-        raise FormatError(
-            f"{folder}: no tokenizer.json. Save it with transformers' tokenizer.save_pretrained."
-        )
-    config = optional("tokenizer_config.json")
-    template = config.get("chat_template")
-    if (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    def text(name: str) -> str:
+        return content(name).decode("utf-8", "replace")
+
+    def described(name: str) -> dict[str, Any]:
+        stored = content(name)
+        return json_object(folder / name, stored) if stored else {}
+
+    template = text("chat_template.jinja") or described("chat_template.json").get("chat_template")
+    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
     return TokenizerFiles(
-        str(folder),
-        read_json(folder / "tokenizer.json"),
-        config,
-        optional("generation_config.json"),
-        template if isinstance(template, str) else "",
+        folder=str(folder),
+        tokenizer=described("tokenizer.json"),
+        config=described("tokenizer_config.json"),
+        generation=described("generation_config.json"),
+        chat_template=template if isinstance(template, str) else "",
+        model=described("config.json"),
+        added=described("added_tokens.json"),
+        tekken=described("tekken.json"),
+        sentencepiece=content("tokenizer.model"),
+        named_templates={path.stem: text(str(path.relative_to(folder))) for path in more[:100]},
     )
 
 
-def _read_folder(converted: list[ConvertedTensor], stored: dict[str, StoredTensor]) -> Read:
+def _read_folder(converted: list[ConvertedTensor], stored: Mapping[str, Stored]) -> Read:
     from snugfit.archs.conversion.tensors import read_rows
     from snugfit.formats.reading import loaded
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snugfit.archs.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
 
 if TYPE_CHECKING:
@@ -19,38 +20,6 @@ if TYPE_CHECKING:
 
 UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # llama.cpp's token types
 SPACE = "▁"  # what SentencePiece writes for a space
-
-
-@dataclass(frozen=True)
-class PreTokenizer:
-    """How text is split before merges: each expression splits the pieces that the last one left."""
-
-    splits: tuple[str, ...]
-    ignore_merges: bool = False  # a piece that is a token is never split
-    adds_bos: bool = False  # unless the metadata says otherwise
-
-
-GPT2_SPLIT = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-TIKTOKEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}"
-    r"| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
-# The rows of llama.cpp's llama-vocab.cpp, under the names of tokenizer.ggml.pre.
-PRE_TOKENIZERS: dict[str, PreTokenizer] = {
-    "qwen2": PreTokenizer((TIKTOKEN_SPLIT.format(digits=""),)),
-    "llama-bpe": PreTokenizer(
-        (TIKTOKEN_SPLIT.format(digits="{1,3}"),), ignore_merges=True, adds_bos=True
-    ),
-    "gpt-2": PreTokenizer((GPT2_SPLIT,)),
-    "default": PreTokenizer(
-        (
-            r"[\p{P}\$\+<=>\^~\|]+",
-            GPT2_SPLIT,
-            r"\p{N}+",
-            r"[0-9][0-9][0-9]",
-        )
-    ),
-}
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from snugfit.formats.hub_client import HubClient, RemoteWindow, Unreachable
 from snugfit.formats.hub_files import GgufSet, Listing, listing_of
 from snugfit.formats.safetensors import (
     LENGTH_BYTES,
+    StoredTensor,
     Tensors,
     header_length,
     json_object,
@@ -140,6 +141,19 @@ class Hub:
         for tensors in self._shards(listing, listing.safetensors):
             found |= tensors
         return found
+
+    def values(self, listing: Listing, tensor: StoredTensor) -> np.ndarray[Any, Any]:
+        """Return the values of a tensor of a few bytes, by a part of its file. Raises NetworkError.
+
+        Where a model is stored quantized, some shapes are in such tensors and not in headers.
+        """
+        name = tensor.path.relative_to(listing.repository).as_posix()
+        key = (self.client.endpoint, listing.commit, name, tensor.name)
+        content = self.cache.read(listing.repository, *key)
+        if content is None or len(content) != tensor.size_bytes:
+            content = self._read(listing, name, tensor.offset, tensor.size_bytes)
+            self.cache.write(content, listing.repository, *key)
+        return np.frombuffer(content, tensor.item)
 
     def _shards(self, listing: Listing, names: Sequence[str]) -> list[Tensors]:
         for name in names:

@@ -23,19 +23,28 @@ from snugfit.formats.reading import mapped
 # The format's own bound on a header (safetensors' documentation, "Format").
 LARGEST_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8  # a file begins with the length of its header
-# bfloat16 is kept as its 16 stored bits; numpy has no such type.
+# What numpy has no type for is kept as its stored bits.
 DTYPES: dict[str, np.dtype[Any]] = {
     "F64": np.dtype("<f8"),
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),
+    "F8_E4M3": np.dtype("u1"),
+    "F8_E5M2": np.dtype("u1"),
+    "F8_E8M0": np.dtype("u1"),
+    "F4": np.dtype("u1"),
     "I64": np.dtype("<i8"),
     "I32": np.dtype("<i4"),
     "I16": np.dtype("<i2"),
     "I8": np.dtype("i1"),
+    "U64": np.dtype("<u8"),
+    "U32": np.dtype("<u4"),
+    "U16": np.dtype("<u2"),
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+# Types of which a stored item holds several; the last axis is that much shorter when mapped.
+NUMBERS_OF_ITEM = {"F4": 2}
 INDEX_NAME = "model.safetensors.index.json"
 
 
@@ -49,8 +58,18 @@ class StoredTensor:
     shape: tuple[int, ...]
     offset: int
 
+    @property
+    def item(self) -> np.dtype[Any]:
+        """What is stored side by side; bytes, for a type that is not in DTYPES."""
+        return DTYPES.get(self.dtype, DTYPES["U8"])
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of all values, of a type that is in DTYPES."""
+        return math.prod(self.shape) // NUMBERS_OF_ITEM.get(self.dtype, 1) * self.item.itemsize
+
     def map(self) -> np.ndarray[Any, Any]:
-        """Map the stored values without reading them; bfloat16 as uint16 bits.
+        """Map the stored values without reading them; bfloat16 as uint16 bits, and so on.
 
         Raises UnsupportedError for a type that is not in DTYPES.
         """
@@ -59,7 +78,10 @@ class StoredTensor:
                 f"{self.path}: tensor {self.name} is stored as {self.dtype}; "
                 f"{', '.join(DTYPES)} can be read. Use the model's 16-bit files."
             )
-        return mapped(self.path, DTYPES[self.dtype], self.offset, self.shape)
+        shape, numbers = self.shape, NUMBERS_OF_ITEM.get(self.dtype, 1)
+        if numbers > 1:
+            shape = (*shape[:-1], shape[-1] // numbers)
+        return mapped(self.path, DTYPES[self.dtype], self.offset, shape)
 
     def whole(self) -> np.ndarray[Any, Any]:
         return self.map()
@@ -196,8 +218,10 @@ def _is_sound(dtype: Any, shape: Any, offsets: Any, data_bytes: int) -> bool:
         return False
     if len(offsets) != 2 or not offsets[0] <= offsets[1] <= data_bytes:
         return False
-    length = offsets[1] - offsets[0]
-    return dtype not in DTYPES or math.prod(shape) * DTYPES[dtype].itemsize == length
+    length, numbers = offsets[1] - offsets[0], NUMBERS_OF_ITEM.get(dtype, 1)
+    if numbers > 1 and (not shape or shape[-1] % numbers):
+        return False
+    return dtype not in DTYPES or math.prod(shape) * DTYPES[dtype].itemsize == length * numbers
 
 
 def _is_list_of_counts(value: Any) -> bool:

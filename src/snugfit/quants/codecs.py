@@ -31,7 +31,10 @@ class BadNumberError(FormatError):
         super().__init__(
             f"{where}, column {column} {problem}; the weights are damaged. Get the file again."
         )
-        self.problem, self.row, self.column = problem, row, column
+        self.problem, self.row, self.column, self.tensor = problem, row, column, tensor
+
+    def __reduce__(self) -> tuple[type[BadNumberError], tuple[str, int, int, str]]:
+        return BadNumberError, (self.problem, self.row, self.column, self.tensor)
 
     def within(self, tensor: str, first_row: int) -> BadNumberError:
         """Return the error for the tensor whose rows from `first_row` on were quantized."""

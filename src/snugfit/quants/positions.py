@@ -27,6 +27,7 @@ COUNTED = ("attn_v", "ffn_down", "ffn_gate", "ffn_up")
 # Stored in F32 by converters.
 KEPT_IN_FULL = re.compile(
     r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
+    r"|altup_(?:correct|predict)_coef"
     r"|shortconv\.conv|^position_embd|^token_types|time_mix_(?:first|w1|w2|decay_w[12]|lerp_fused)"
 )
 # Left by llama-quantize as they are stored: small, and much depends on them.

@@ -7,11 +7,18 @@ from snugfit.archs.conversion.rules import Array
 
 
 def interleaved_queries(values: Array, config: Config) -> Array:
-    return interleaved(values, config.heads)
+    return interleaved(_of_heads(values, config.heads, config), config.heads)
 
 
 def interleaved_keys(values: Array, config: Config) -> Array:
-    return interleaved(values, config.key_value_heads)
+    heads = config.key_value_heads
+    return interleaved(_of_heads(values, heads, config), heads)
+
+
+def _of_heads(values: Array, heads: int, config: Config) -> Array:
+    if len(values) != heads * config.head_size:
+        raise ValueError("the rows are not those of so many heads")
+    return values
 
 
 def interleaved(values: Array, heads: int) -> Array:

@@ -7,18 +7,22 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from snugfit.errors import FormatError
+from snugfit.archs.conversion.defaults import DEFAULTS
+from snugfit.errors import FormatError, UnsupportedError
 
 # Where models of several kinds of input keep the language model's numbers.
 OF_LANGUAGE = ("text_config", "llm_config", "language_config")
+# What model classes call the number of experts.
+EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+LARGEST_HEAD = 2**16
 
 
 @dataclass(frozen=True)
 class Config:
     """A model's numbers: of its language model, and around it. Sizes in elements.
 
-    `raw` is config.json with the numbers of the language model in its own place; `outer` is
-    config.json as it is, vision towers and all.
+    `raw` is config.json with the numbers of the language model in its own place, and defaults for
+    what it leaves out; `outer` is config.json as it is, vision towers and all.
     """
 
     folder: str
@@ -31,7 +35,9 @@ class Config:
             raise FormatError(
                 f"{self.folder}/config.json: its language model is no object. Download it again."
             )
-        return {**self.outer, **inner}
+        kind = inner.get("model_type", self.outer.get("model_type"))
+        defaults = DEFAULTS.get(kind, {}) if isinstance(kind, str) else {}
+        return {**defaults, **self.outer, **inner}
 
     def part(self, key: str) -> Config:
         """Return the config of a tower, as `vision_config`. Raises FormatError without one."""
@@ -53,6 +59,28 @@ class Config:
                 "Download the model again."
             )
         return value
+
+    def each_layer(self, key: str) -> list[int]:
+        """Return a number of every layer: the config has one for all, or a list."""
+        value = self.raw.get(key)
+        if not isinstance(value, list):
+            return [int(self.number(key))] * self.layers
+        whole = all(isinstance(one, int) and 0 <= one < 2**31 for one in value)
+        if len(value) != self.layers or not whole:
+            raise FormatError(
+                f"{self.folder}/config.json: {key} is no list of {self.layers} sensible numbers. "
+                "Download it again."
+            )
+        return value
+
+    def require(self, **allowed: tuple[Any, ...]) -> None:
+        """Raise UnsupportedError where a key is there with a value that llama.cpp does not run."""
+        for key, values in allowed.items():
+            if key in self.raw and self.raw[key] not in values:
+                raise UnsupportedError(
+                    f"{self.folder}/config.json: {key} is {self.raw[key]!r}; llama.cpp runs this "
+                    f"architecture with {' or '.join(map(repr, values))} only."
+                )
 
     @property
     def layers(self) -> int:
@@ -79,11 +107,15 @@ class Config:
 
     @property
     def head_size(self) -> int:
-        return int(self.number("head_dim", self.hidden_size // self.heads))
+        size = int(self.number("head_dim", self.hidden_size // self.heads))
+        if not 0 < size <= LARGEST_HEAD:
+            raise FormatError(f"{self.folder}/config.json: heads of {size} cannot be right.")
+        return size
 
     @property
     def experts(self) -> int:
-        return int(self.number("num_experts", self.number("num_local_experts", 0)))
+        named = (key for key in EXPERT_COUNTS if self.raw.get(key) is not None)
+        return int(self.number(next(named, EXPERT_COUNTS[0]), 0))
 
     @property
     def draft_layers(self) -> int:
@@ -106,6 +138,11 @@ class Config:
     @property
     def rope(self) -> Mapping[str, Any]:
         return self.rope_of("")
+
+    @property
+    def rope_numbers(self) -> Config:
+        """Rope parameters of all layers, to be asked for numbers."""
+        return Config(self.folder, self.rope)
 
     def rope_of(self, layer_type: str) -> Mapping[str, Any]:
         """Return rope parameters of layers of a type, or of all.

@@ -2,19 +2,70 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import llama, qwen, recurrent
+from snugfit.archs.conversion import (
+    cohere,
+    deepseek,
+    deepseek4,
+    gemma,
+    gemma3n,
+    gemma4,
+    glm,
+    gpt_oss,
+    granite,
+    llama,
+    llama4,
+    mixtures,
+    olmo,
+    phi,
+    qwen,
+    recurrent,
+)
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
 
 CONVERSIONS: dict[str, ConversionRow] = {
     "LlamaForCausalLM": llama.LLAMA,
-    "MistralForCausalLM": llama.LLAMA,
+    "MistralForCausalLM": llama.MISTRAL,
+    "MixtralForCausalLM": llama.MIXTRAL,
+    "Mistral3ForConditionalGeneration": llama.MISTRAL3,
+    "Ministral3ForCausalLM": llama.MISTRAL3,
+    "Llama4ForCausalLM": llama4.LLAMA4,
+    "Llama4ForConditionalGeneration": llama4.LLAMA4,
+    "SmolLM3ForCausalLM": llama.SMOLLM3,
+    "Phi3ForCausalLM": phi.PHI3,
+    "GraniteForCausalLM": granite.GRANITE,
+    "GraniteMoeForCausalLM": granite.GRANITE_MOE,
+    "GraniteMoeSharedForCausalLM": granite.GRANITE_MOE,
+    "Olmo2ForCausalLM": olmo.OLMO2,
+    "Olmo3ForCausalLM": olmo.OLMO3,
+    "CohereForCausalLM": cohere.COMMAND_R,
+    "Cohere2ForCausalLM": cohere.COHERE2,
+    "GemmaForCausalLM": gemma.GEMMA,
+    "Gemma2ForCausalLM": gemma.GEMMA2,
+    "Gemma3ForCausalLM": gemma.GEMMA3,
+    "Gemma3ForConditionalGeneration": gemma.GEMMA3,
+    "Gemma3nForCausalLM": gemma3n.GEMMA3N,
+    "Gemma3nForConditionalGeneration": gemma3n.GEMMA3N,
+    "Gemma4ForCausalLM": gemma4.GEMMA4,
+    "Gemma4ForConditionalGeneration": gemma4.GEMMA4,
+    "Gemma4UnifiedForCausalLM": gemma4.GEMMA4,
+    "Gemma4UnifiedForConditionalGeneration": gemma4.GEMMA4,
     "Qwen2ForCausalLM": qwen.QWEN2,
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
     "Mamba2ForCausalLM": recurrent.MAMBA2,
     "FalconH1ForCausalLM": recurrent.FALCON_H1,
+    "GptOssForCausalLM": gpt_oss.GPT_OSS,
+    "Glm4ForCausalLM": glm.GLM4,
+    "Glm4MoeForCausalLM": glm.GLM4_MOE,
+    "Glm4MoeLiteForCausalLM": glm.GLM4_MOE_LITE,
+    "DeepseekV2ForCausalLM": deepseek.DEEPSEEK_V2,
+    "DeepseekV3ForCausalLM": deepseek.DEEPSEEK_V3,
+    "DeepseekV4ForCausalLM": deepseek4.DEEPSEEK_V4,
+    "MiniMaxM2ForCausalLM": mixtures.MINIMAX_M2,
+    "Dots1ForCausalLM": mixtures.DOTS1,
+    "Ernie4_5_MoeForCausalLM": mixtures.ERNIE_MOE,
 }
 
 

@@ -32,7 +32,8 @@ class Part:
     of Hugging Face that gguf's map knows; empty for the stored one. `arrange` moves values without
     changing them: slices, transposes and reshapes are views, so that only the rows that are asked
     for are read. A stack [n, rows, columns] is arranged matrix by matrix unless it is taken
-    `whole`. `compute` changes each value by itself, in float32.
+    `whole`. `compute` changes each value by itself, in float32. A matrix with fewer than `rows`
+    gets rows of zeros after its own.
     """
 
     name: str = ""
@@ -41,6 +42,22 @@ class Part:
     whole: bool = False
     dimensions: int = 0
     scale: Callable[[Config, int], Array | float] | None = None
+    rows: Callable[[Config], int] | None = None
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Stored matrices that are one tensor in GGUF, stacked in the order of their numbers.
+
+    `pattern` matches a name from end to end; its groups are what stands before the number, the
+    number, and what stands after it.
+    """
+
+    pattern: str
+    count: Callable[[Config], int]
+
+
+EXPERTS = Stack(r"(.+\.experts)\.(\d+)(\..+)", lambda config: config.experts)
 
 
 @dataclass(frozen=True)
@@ -48,12 +65,13 @@ class Rule:
     """What becomes of tensors whose name matches `pattern` from end to end; no parts: nothing.
 
     Names are those of a model of text alone, as model.layers.0.mlp.experts.down_proj.weight, where
-    the matrices of all experts count as one tensor under the name without their number.
+    a stack of matrices, as of all experts, counts as one tensor under the name without a number.
     """
 
     pattern: str
     parts: tuple[Part, ...] = ()
     applies: Callable[[Config], bool] = always
+    dtypes: tuple[str, ...] = ()  # of the stored tensors that it is for; empty: any
 
 
 def no_constants(_config: Config) -> dict[str, Array]:
@@ -69,7 +87,7 @@ class ConversionRow:
     """What a model class of transformers needs beyond gguf's name map.
 
     The first rule that matches a tensor decides; `constants` are tensors that follow from the
-    config; layers of one `layer_kind` have the same tensors.
+    config, where they are not stored; layers of one `layer_kind` have the same tensors.
     """
 
     architecture: str
@@ -77,8 +95,10 @@ class ConversionRow:
     rules: tuple[Rule, ...] = ()
     constants: Callable[[Config], dict[str, Array]] = no_constants
     layer_kind: Callable[[Config, int], Hashable] = one_kind
+    stacks: tuple[Stack, ...] = (EXPERTS,)
     prefixes: tuple[str, ...] = ()  # of names, beyond those that all models have
     tied_by_default: bool = False  # transformers' default, where the config does not say
+    keeps_drafts: bool = False  # the layers after the last, which only draft tokens (MTP)
 
     def is_tied(self, config: Config) -> bool:
         """Return whether the embedding serves as the head."""

@@ -15,14 +15,22 @@ from typing import Any, Protocol
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.rules import Arrange, Array, Compute, ConversionRow, Part
+from snugfit.archs.conversion.rules import Arrange, Array, Compute, ConversionRow, Part, Stack
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.quants.positions import is_kept_in_full
 
-EXPERT = re.compile(r"(.+\.experts)\.(\d+)(\..+)")
+LAYER = re.compile(r"model\.layers\.(\d+)\..+")
 # safetensors' names, and those of blocks that stay as they are -> the type in GGUF.
-GGUF_TYPE_OF_DTYPE = {"BF16": "BF16", "F16": "F16", "F32": "F32", "F64": "F32", "MXFP4": "MXFP4"}
+GGUF_TYPE_OF_DTYPE = {
+    "BF16": "BF16",
+    "F16": "F16",
+    "F32": "F32",
+    "F64": "F32",
+    "MXFP4": "MXFP4",
+    "I32": "I32",
+    "I64": "I32",
+}
 Load = Callable[[Array], Array]
 BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
@@ -80,7 +88,8 @@ class Member:
 
     source: str
     stored: Stored
-    index: int | None = None
+    index: int = 0
+    stack: Stack | None = None
 
 
 def convert_tensors(
@@ -95,7 +104,7 @@ def convert_tensors(
     found: dict[str, ConvertedTensor] = {}
     for name, members in _gathered(config, row, stored).items():
         _check_alike(config, name, members)
-        for part, gguf_name in _parts(config, row, name, names):
+        for part, gguf_name in _parts(config, row, name, members[0].stored.dtype, names):
             if gguf_name in found:
                 raise FormatError(
                     f"{config.folder}: {name} and another tensor are both {gguf_name}. "
@@ -105,7 +114,7 @@ def convert_tensors(
     for gguf_name, values in row.constants(config).items():
         info = TensorInfo(gguf_name, values.shape, "F32")
         piece = Piece("", info.rows, always(values))
-        found[gguf_name] = ConvertedTensor(info, "F32", (piece,))
+        found.setdefault(gguf_name, ConvertedTensor(info, "F32", (piece,)))
     _check_complete(config, row, found)
     return sorted(found.values(), key=lambda tensor: _file_order(tensor.info.name))
 
@@ -119,12 +128,22 @@ def _gathered(
         if IGNORED.search(source) or (source in HEADS and row.is_tied(config)):
             continue
         name = plain_name(source, row.prefixes)
-        if match := EXPERT.fullmatch(name):
-            member = Member(source, tensor, int(match[2]))
-            found.setdefault(match[1] + match[3], []).append(member)
+        if not row.keeps_drafts and _drafts(config, name):
+            continue
+        for stack in row.stacks:
+            if match := re.fullmatch(stack.pattern, name):
+                member = Member(source, tensor, int(match[2]), stack)
+                found.setdefault(match[1] + match[3], []).append(member)
+                break
         else:
             found[name] = [Member(source, tensor)]
-    return {name: sorted(m, key=lambda one: one.index or 0) for name, m in found.items()}
+    return {name: sorted(m, key=lambda one: one.index) for name, m in found.items()}
+
+
+def _drafts(config: Config, name: str) -> bool:
+    """Return whether a tensor is of a layer after the last, where the config has such layers."""
+    match = LAYER.fullmatch(name)
+    return match is not None and 0 <= int(match[1]) - config.layers < config.draft_layers
 
 
 def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
@@ -136,12 +155,16 @@ def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
 
 
 def _parts(
-    config: Config, row: ConversionRow, name: str, names: Callable[[str], str | None]
+    config: Config,
+    row: ConversionRow,
+    name: str,
+    dtype: str,
+    names: Callable[[str], str | None],
 ) -> list[tuple[Part, str]]:
     """Return the parts that a stored tensor makes, with their names in GGUF."""
     for rule in row.rules:
         match = re.fullmatch(rule.pattern, name)
-        if match is None or not rule.applies(config):
+        if match is None or not rule.applies(config) or dtype not in (rule.dtypes or (dtype,)):
             continue
         found = []
         for part in rule.parts:
@@ -163,17 +186,18 @@ def _no_place(config: Config, row: ConversionRow, name: str) -> str:
 
 
 def _check_alike(config: Config, name: str, members: list[Member]) -> None:
-    if members[0].index is None:
+    if members[0].stack is None:
         return
-    if [member.index for member in members] != list(range(config.experts)):
+    count = members[0].stack.count(config)
+    if [member.index for member in members] != list(range(count)):
         raise FormatError(
-            f"{config.folder}: {name}: {len(members)} experts are stored, but the config has "
-            f"{config.experts}. Download the missing shards."
+            f"{config.folder}: {name}: {len(members)} are stored, but the config has {count}. "
+            "Download the missing shards."
         )
     first = members[0].stored
     if any((m.stored.shape, m.stored.dtype) != (first.shape, first.dtype) for m in members):
         raise FormatError(
-            f"{config.folder}: {name}: the experts differ in shape or type. "
+            f"{config.folder}: {name}: its matrices differ in shape or type. "
             "Download the model again."
         )
 
@@ -192,7 +216,7 @@ def _converted(config: Config, name: str, part: Part, members: list[Member]) -> 
     stack = first.shape[0] if len(first.shape) == 3 and not part.whole else 0
     try:
         given = first.shape[1:] if stack else first.shape
-        shape = _merged(arrange(_stand_in(given)).shape, part.dimensions or len(given))
+        shape = _merged(arrange(_zeros(given)).shape, part.dimensions or len(given))
     except (ValueError, IndexError, ZeroDivisionError):
         raise FormatError(
             f"{config.folder}: tensor {members[0].source} has shape {list(first.shape)}, which "
@@ -202,11 +226,20 @@ def _converted(config: Config, name: str, part: Part, members: list[Member]) -> 
     pieces = tuple(Piece(m.source, rows * max(stack, 1), arrange, stack) for m in members)
     if stack:
         shape = (stack, *shape)
-    if members[0].index is not None:
+    if members[0].stack is not None:
         shape = (len(members), *shape)
+    if len(shape) == 3 and "_exps." in name and shape[0] != config.experts:
+        raise FormatError(
+            f"{config.folder}: tensor {members[0].source} has {shape[0]} experts, config.json "
+            f"{config.experts}. Download the model again."
+        )
     is_changed = part.compute is not None or part.scale is not None
     in_full = is_changed or is_kept_in_full(name, shape)
     type_name = "F32" if in_full else GGUF_TYPE_OF_DTYPE[first.dtype]
+    if part.rows is not None and (missing := part.rows(config) - rows) > 0:
+        bits = np.float32 if type_name == "F32" else np.uint16
+        pieces += (Piece("", missing, always(_zeros((missing, shape[-1]), bits))),)
+        shape = (rows + missing, shape[-1])
     info = TensorInfo(name, shape, type_name)
     scale = np.empty(info.rows, np.float32) if part.scale else None
     if scale is not None and part.scale:
@@ -220,9 +253,9 @@ def _merged(shape: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
     return (math.prod(shape[:kept]), *shape[kept:]) if kept > 1 else shape
 
 
-def _stand_in(shape: tuple[int, ...]) -> Array:
+def _zeros(shape: tuple[int, ...], dtype: type = np.uint8) -> Array:
     """Return an array of a shape that takes no memory, to see what an arrangement makes of it."""
-    return np.broadcast_to(np.zeros((), np.uint8), shape)
+    return np.broadcast_to(np.zeros((), dtype), shape)
 
 
 def always(constant: Array) -> Arrange:
@@ -286,6 +319,8 @@ def _bytes_of(tensor: ConvertedTensor, rows: Array, first: int) -> Array:
             rows = np.ascontiguousarray(tensor.compute(rows), np.float32)
         if tensor.scale is not None:
             rows = rows * tensor.scale[first : first + len(rows), None]
+    if tensor.info.type_name == "I32":
+        rows = rows.astype(np.int32, copy=False)
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
@@ -318,6 +353,12 @@ def _check_complete(
         )
     if not row.is_tied(config) and "output.weight" not in found:
         raise FormatError(f"{config.folder}: lm_head.weight is missing. Download every shard.")
+    for name, tensor in found.items():
+        if "_exps." in name and tensor.info.shape[0] != config.experts:
+            raise FormatError(
+                f"{config.folder}: {name} is of {tensor.info.shape[0]} experts, but config.json "
+                f"says {config.experts}. Download the model again."
+            )
     first_of_kind: dict[Any, tuple[int, set[str]]] = {}
     for layer in range(config.layers):
         here = _roles_of_layer(found, layer)

@@ -1,148 +1,134 @@
-"""tokenizer.json as GGUF metadata: byte-level BPE, and scored BPE with byte fallback."""
+"""A Hugging Face tokenizer as GGUF metadata: which files count, and what a family adds.
+
+Byte-level BPE is in `byte_pairs.py`, tokenizer.model in `sentencepiece.py`, tekken.json in
+`tekken.py`; ids of special tokens and chat templates in `special_tokens.py`.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from snugfit.archs.conversion.byte_pairs import (
+    byte_level_keys,
+    described_model,
+    gemma4_keys,
+    raw_pair_keys,
+    scored_keys,
+)
+from snugfit.archs.conversion.pre_tokenizers import maps_to_bytes
+from snugfit.archs.conversion.sentencepiece import is_sentencepiece, sentencepiece_keys
+from snugfit.archs.conversion.special_tokens import special_keys, template_keys
+from snugfit.archs.conversion.tekken import tekken_keys
+from snugfit.archs.conversion.tokenizer_files import TokenizerFiles, checked_size
+from snugfit.archs.pre_tokenizers import PRE_TOKENIZERS
 from snugfit.errors import FormatError, UnsupportedError
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
-# The split expression decides which of llama.cpp's pre-tokenizers is the same.
-PRE_TOKENIZER_OF_SPLIT = {
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "qwen2",
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
-    r"|\s*[\r\n]+|\s+(?!\S)|\s+": "llama-bpe",
+__all__ = ["TokenizerFiles", "tokenizer_metadata"]
+
+GEMMA4 = {
+    "Gemma4ForCausalLM",
+    "Gemma4ForConditionalGeneration",
+    "Gemma4UnifiedForConditionalGeneration",
 }
+GEMMA3 = {
+    "Gemma3ForCausalLM",
+    "Gemma3ForConditionalGeneration",
+    "Gemma3nForCausalLM",
+    "Gemma3nForConditionalGeneration",
+}
+# Families whose texts do not start with a space that nobody wrote.
+NO_SPACE_PREFIX = {"GemmaForCausalLM", "Gemma2ForCausalLM", *GEMMA3}
+# Families whose tokenizer_config.json says so.
+SPACE_PREFIX_CONFIGURED = {
+    "LlamaForCausalLM",
+    "LLaMAForCausalLM",
+    "MistralForCausalLM",
+    "MixtralForCausalLM",
+    "Mistral3ForConditionalGeneration",
+    "Ministral3ForCausalLM",
+    "SmolLM3ForCausalLM",
+    "GraniteForCausalLM",
+    "GraniteMoeForCausalLM",
+    "GraniteMoeSharedForCausalLM",
+}
+SMALL_GRANITE_VOCABULARY = 49152  # Granite's and SmolLM's code models: no BOS, whatever files say
+SUPPRESSING = {"Gemma4UnifiedForConditionalGeneration"}
 
 
-@dataclass(frozen=True)
-class TokenizerFiles:
-    """The JSON files of a Hugging Face directory that describe its tokenizer."""
+def tokenizer_metadata(
+    files: TokenizerFiles, vocabulary: int, *, pre: str | None = None
+) -> dict[str, Any]:
+    """Return the `tokenizer.*` keys; `vocabulary` is the count of rows of the embedding.
 
-    folder: str
-    tokenizer: Mapping[str, Any]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    generation: Mapping[str, Any] = field(default_factory=dict)
-    chat_template: str = ""
-
-
-def tokenizer_metadata(files: TokenizerFiles, vocabulary: int) -> dict[str, Any]:
-    """Return the `tokenizer.*` keys. Raises FormatError, UnsupportedError."""
-    model = files.tokenizer.get("model")
-    if not isinstance(model, Mapping) or model.get("type") != "BPE":
-        kind = model.get("type") if isinstance(model, Mapping) else None
-        raise UnsupportedError(
-            f"{files.folder}/tokenizer.json: {kind} tokenizers cannot be converted; BPE can."
-        )
-    tokens, types = _tokens(files, model, vocabulary)
-    keys: dict[str, Any] = {"tokenizer.ggml.tokens": tokens}
-    if model.get("byte_fallback"):
-        keys |= {
-            "tokenizer.ggml.model": "llama",
-            "tokenizer.ggml.pre": "default",
-            # Merges are learnt in order of use, so a token's rank serves as its score.
-            "tokenizer.ggml.scores": -np.arange(len(tokens), dtype=np.float32),
-        }
-    else:
-        keys |= {
-            "tokenizer.ggml.model": "gpt2",
-            "tokenizer.ggml.pre": _pre_tokenizer(files),
-            "tokenizer.ggml.merges": _merges(model),
-        }
-    keys["tokenizer.ggml.token_type"] = np.array(types, np.int32)
-    return keys | _special_tokens(files, tokens)
+    `pre` names llama.cpp's pre-tokenizer where a byte-level one is not recognised, or wrongly.
+    Raises FormatError, UnsupportedError.
+    """
+    size = checked_size(files, vocabulary)
+    keys, tokens = _vocabulary_keys(files, size, pre)
+    if not files.tekken or files.tokenizer or files.sentencepiece:
+        keys = {**special_keys(files, tokens), **keys}
+    keys |= _family_keys(files, size, keys)
+    row = PRE_TOKENIZERS.get(keys.get("tokenizer.ggml.pre", ""))
+    if row and row.adds_bos and keys["tokenizer.ggml.model"] == "gpt2":
+        # llama.cpp would add one of itself, which nothing in the files asks for.
+        keys.setdefault("tokenizer.ggml.add_bos_token", False)
+    if keys["tokenizer.ggml.model"] == "t5":
+        keys = {"tokenizer.ggml.add_eos_token": False} | keys
+    return {**keys, **template_keys(files)}
 
 
-def _tokens(
-    files: TokenizerFiles, model: Mapping[str, Any], vocabulary: int
-) -> tuple[list[str], list[int]]:
-    named: dict[int, tuple[str, int]] = {}
-    for text, number in model.get("vocab", {}).items():
-        is_byte = model.get("byte_fallback") and text.startswith("<0x") and len(text) == 6
-        named[int(number)] = text, BYTE if is_byte else NORMAL
-    for added in files.tokenizer.get("added_tokens", []):
-        kind = CONTROL if added.get("special") else USER_DEFINED
-        named[int(added["id"])] = added["content"], kind
-    for number, (text, _) in list(named.items()):
-        if text == model.get("unk_token"):
-            named[number] = text, UNKNOWN
-    if named and not 0 <= max(named) < vocabulary:
+def _vocabulary_keys(
+    files: TokenizerFiles, size: int, pre: str | None
+) -> tuple[dict[str, Any], list[str]]:
+    if not files.tokenizer:
+        if is_sentencepiece(files.sentencepiece):
+            return sentencepiece_keys(files, size)
+        if files.tekken:
+            return tekken_keys(files, size, pre)
+        if files.sentencepiece:
+            raise files.damaged("tokenizer.model", "is not a SentencePiece model")
         raise FormatError(
-            f"{files.folder}/tokenizer.json: token id {max(named)} is past the vocabulary of "
-            f"{vocabulary} in config.json. Download both again."
+            f"{files.folder}: no tokenizer.json, tokenizer.model or tekken.json. Download the "
+            "tokenizer too, or save it with transformers' tokenizer.save_pretrained."
         )
-    filled = [named.get(number, (f"[PAD{number}]", UNUSED)) for number in range(vocabulary)]
-    return [text for text, _ in filled], [kind for _, kind in filled]
+    model = described_model(files)
+    if files.model_class in GEMMA4:
+        return gemma4_keys(files, size)
+    is_byte_level = model.get("type") == "BPE" and not _falls_back(files, model)
+    if is_sentencepiece(files.sentencepiece) and not is_byte_level:
+        return sentencepiece_keys(files, size)
+    if model.get("type") != "BPE":
+        raise UnsupportedError(
+            f"{files.folder}/tokenizer.json: {str(model.get('type'))[:40]} tokenizers cannot be "
+            "converted from it; BPE can, and others from a tokenizer.model."
+        )
+    if is_byte_level or pre:
+        return byte_level_keys(files, size, pre)
+    return raw_pair_keys(files, size) if files.model_class in GEMMA3 else scored_keys(files, size)
 
 
-def _merges(model: Mapping[str, Any]) -> list[str]:
-    """Merges are stored as pairs, or in older files as text with one space."""
-    return [
-        merge if isinstance(merge, str) else " ".join(merge) for merge in model.get("merges", [])
-    ]
+def _falls_back(files: TokenizerFiles, model: Mapping[str, Any]) -> bool:
+    """Say whether the tokens are letters with a token for each byte, and not written in bytes.
+
+    Some byte-level files have the flag set too, where it can do nothing.
+    """
+    in_bytes = maps_to_bytes(files.tokenizer.get("pre_tokenizer"))
+    return model.get("byte_fallback") is True and not in_bytes
 
 
-def _pre_tokenizer(files: TokenizerFiles) -> str:
-    described = files.tokenizer.get("pre_tokenizer") or {}
-    steps = described.get("pretokenizers", [described])
-    for step in steps:
-        pattern = step.get("pattern", {})
-        if step.get("type") == "Split" and pattern.get("Regex") in PRE_TOKENIZER_OF_SPLIT:
-            return PRE_TOKENIZER_OF_SPLIT[pattern["Regex"]]
-    only = steps[0]
-    if len(steps) == 1 and only.get("type") == "ByteLevel" and only.get("use_regex", True):
-        return "gpt-2"
-    raise UnsupportedError(
-        f"{files.folder}/tokenizer.json: its way of splitting text is none that llama.cpp is known "
-        f"to share ({', '.join(PRE_TOKENIZER_OF_SPLIT.values())}, gpt-2)."
-    )
-
-
-def _special_tokens(files: TokenizerFiles, tokens: list[str]) -> dict[str, Any]:
-    keys: dict[str, Any] = {}
-    for role, key in (
-        ("bos", "bos_token_id"),
-        ("eos", "eos_token_id"),
-        ("unk", "unknown_token_id"),
-    ):
-        number = _token_id(files, role, tokens)
-        if number is not None:
-            keys[f"tokenizer.ggml.{key}"] = number
-    padding = _token_id(files, "pad", tokens)
-    if padding is not None:
-        keys["tokenizer.ggml.padding_token_id"] = padding
-    keys["tokenizer.ggml.add_bos_token"] = _adds_bos(files)
-    if files.chat_template:
-        keys["tokenizer.chat_template"] = files.chat_template
-    return keys
-
-
-def _token_id(files: TokenizerFiles, role: str, tokens: list[str]) -> int | None:
-    named = files.config.get(f"{role}_token")
-    if isinstance(named, Mapping):
-        named = named.get("content")
-    if isinstance(named, str) and named in tokens:
-        return tokens.index(named)
-    number = files.generation.get(f"{role}_token_id")
-    if isinstance(number, list):
-        number = number[0] if number else None
-    return number if isinstance(number, int) and 0 <= number < len(tokens) else None
-
-
-def _adds_bos(files: TokenizerFiles) -> bool:
-    """Llama's tokenizers put a BOS before a text, by flag or by their post-processor."""
-    if "add_bos_token" in files.config:
-        return bool(files.config["add_bos_token"])
-    processor = files.tokenizer.get("post_processor") or {}
-    steps = processor.get("processors", [processor])
-    return any(
-        isinstance(piece, Mapping) and "SpecialToken" in piece
-        for step in steps
-        if step.get("type") == "TemplateProcessing"
-        for piece in step.get("single", [])[:1]
-    )
+def _family_keys(files: TokenizerFiles, size: int, keys: Mapping[str, Any]) -> dict[str, Any]:
+    family: dict[str, Any] = {}
+    if files.model_class in NO_SPACE_PREFIX and keys["tokenizer.ggml.model"] == "llama":
+        family["tokenizer.ggml.add_space_prefix"] = False
+    prefix = files.config.get("add_prefix_space")
+    if files.model_class in SPACE_PREFIX_CONFIGURED and isinstance(prefix, bool):
+        family["tokenizer.ggml.add_space_prefix"] = prefix
+    if files.model_class in SPACE_PREFIX_CONFIGURED and size == SMALL_GRANITE_VOCABULARY:
+        family["tokenizer.ggml.add_bos_token"] = False
+    suppressed = files.generation.get("suppress_tokens")
+    if files.model_class in SUPPRESSING and isinstance(suppressed, list):
+        ids = [number for number in suppressed if isinstance(number, int) and 0 <= number < size]
+        if ids:
+            family["tokenizer.ggml.suppress_tokens"] = ids
+    return family
