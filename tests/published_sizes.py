@@ -36,6 +36,12 @@ VENDORS_OWN = {
         OTHER_TABLES,
     ),
 }
+# Files that were made before llama-quantize gave joined queries, keys and values what it gives
+# values: by mix, the type that they have instead.
+JOINED_BEFORE = {
+    ("Qwen3.6-27B", "Q5_K_M"): "Q6_K",
+    ("Qwen3.5-27B", "IQ4_XS"): "IQ4_XS",
+}
 NO_FILE = "no file: the official weights times a number of bits over eight"
 OFFICIAL = "safetensors in 8 and 4 bits, not a mix"
 
@@ -62,7 +68,14 @@ def plain_files() -> list[dict[str, str]]:
 
 
 def predicted_bytes(model: str, mix: str) -> int:
-    return spec_in(MODELS[model], mix).file_bytes
+    """Return the bytes of a plain mix as it was when the published file was made."""
+    spec = spec_in(MODELS[model], mix)
+    before = JOINED_BEFORE.get((model, mix))
+    if before is None:
+        return spec.file_bytes
+    joined = [tensor for tensor in spec.tensors if tensor.name.endswith("attn_qkv.weight")]
+    now = sum(tensor.size_bytes for tensor in joined)
+    return spec.file_bytes - now + sum(TYPES[before].tensor_bytes(t.shape) for t in joined)
 
 
 def size_of(row: dict[str, str]) -> int:
