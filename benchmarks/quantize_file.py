@@ -19,6 +19,7 @@ import argparse
 import ctypes
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -29,7 +30,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -60,7 +61,6 @@ CONFIG = {
 }
 THREE = ("Q4_K_M", "IQ4_XS", "Q6_K")
 CHUNK = 2**22  # bytes that plain copying moves at a time
-Call = Callable[[], float]
 
 
 # The model
@@ -296,9 +296,18 @@ def run_child(arguments: argparse.Namespace) -> None:
             with out.open("r+b") as file:
                 os.fsync(file.fileno())
             seconds += time.perf_counter() - began
+    used = resource.getrusage(resource.RUSAGE_SELF)
     status = Path("/proc/self/status").read_text()
     peak = int(status.split("VmHWM:")[1].split()[0]) * 1024
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    cpu = used.ru_utime + used.ru_stime
+    print(json.dumps({"seconds": seconds, "cpu_seconds": cpu, "peak_bytes": peak}))
+
+
+class Run(NamedTuple):
+    """What a process took: of the clock for the work, of processors for all that it did."""
+
+    seconds: float
+    cpu_seconds: float
 
 
 class Bench:
@@ -310,7 +319,7 @@ class Bench:
         self.peaks: dict[str, int] = {}
         self.commands: dict[str, str] = {}
 
-    def child(self, kind: str, *given: object, mixes: str = "", sync: bool = False) -> float:
+    def child(self, kind: str, *given: object, mixes: str = "", sync: bool = False) -> Run:
         importance = mixes not in ("Q8_0", "")
         shutil.rmtree(self.out, ignore_errors=True)
         self.out.mkdir()
@@ -323,27 +332,28 @@ class Bench:
         result = json.loads(shown.splitlines()[-1])
         label = f"{kind} {mixes}"
         self.peaks[label] = max(self.peaks.get(label, 0), result["peak_bytes"])
-        return float(result["seconds"])
+        return Run(result["seconds"], result["cpu_seconds"])
 
-    def ours(self, source: str, mixes: str) -> float:
+    def ours(self, source: str, mixes: str) -> Run:
         return self.child("ours", self.folder / source, self.out / "ours", mixes=mixes)
 
-    def peer(self, mix: str, sync: bool = False) -> float:
+    def peer(self, mix: str, sync: bool = False) -> Run:
         model, out = self.folder / "model.gguf", self.out / "theirs.gguf"
         return self.child("peer", self.library, model, out, mixes=mix, sync=sync)
 
-    def copy(self, out_bytes: int) -> float:
+    def copy(self, out_bytes: int) -> Run:
         return self.child("copy", self.folder / "model.gguf", self.out / "copy", out_bytes)
 
-    def kernels(self, mixes: str) -> float:
+    def kernels(self, mixes: str) -> Run:
         return self.child("kernels", self.folder / "model.gguf", mixes=mixes)
 
-    def in_turn(self, first: Call, second: Call) -> dict[str, float]:
+    def in_turn(self, first: Callable[[], Run], second: Callable[[], Run]) -> dict[str, float]:
         pairs = [(first(), second()) for _ in range(self.rounds)]
         return {
-            "first": median(one for one, _ in pairs),
-            "second": median(two for _, two in pairs),
-            "ratio": median(two / one for one, two in pairs),
+            "first": median(one.seconds for one, _ in pairs),
+            "second": median(two.seconds for _, two in pairs),
+            "ratio": median(two.seconds / one.seconds for one, two in pairs),
+            "cpu_ratio": median(two.cpu_seconds / one.cpu_seconds for one, two in pairs),
         }
 
 
@@ -421,11 +431,14 @@ def show(rows: list[dict[str, Any]], bench: Bench, arguments: argparse.Namespace
     if arguments.json:
         print(json.dumps({"rows": rows, "peak_bytes": bench.peaks}, indent=1))
         return
-    print("| what | seconds | ratio | goal | command |\n|---|--:|--:|--:|---|")
+    print(
+        "| what | seconds | ratio | of processor time | goal | command |\n|---|--:|--:|--:|--:|---|"
+    )
     script = f"benchmarks/quantize_file.py --folder {bench.folder} --threads {bench.threads}"
     for row in rows:
         times = f"{row['second']:.2f} / {row['first']:.2f}"
-        print(f"| {row['what']} | {times} | {row['ratio']:.2f} | {row['goal']} | `{script}` |")
+        ratios = f"{row['ratio']:.2f} | {row['cpu_ratio']:.2f}"
+        print(f"| {row['what']} | {times} | {ratios} | {row['goal']} | `{script}` |")
     print("\n| peak memory of a process | MiB |\n|---|--:|")
     for label, peak in bench.peaks.items():
         print(f"| {label} | {peak / 2**20:.0f} |")

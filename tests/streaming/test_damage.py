@@ -161,8 +161,8 @@ def test_file_size_limit(model: Model, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     done = subprocess.run(
-        [sys.executable, "-m", "snugfit.cli.main", "quantize", "demo", "-o", out / "a.gguf"]
-        + ["--like", "Q8_0"],
+        ["snugfit", "quantize", "demo", "-o", out / "a.gguf", "--like", "Q8_0"],
+        executable=Path(sys.executable).with_name("snugfit"),
         capture_output=True,
         text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10**6, 10**6)),

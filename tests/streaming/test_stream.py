@@ -202,9 +202,8 @@ def test_shards_of_a_folder_are_kept(tmp_path: Path) -> None:
     model = open_model(str(folder))
     shards = sorted(folder.glob("*.safetensors"))
     assert len(shards) > 2
-    (written,) = quantize_all(
-        model, [output(tmp_path / "out.gguf", model, "Q8_0", keep_split=True)]
-    )
+    kept = output(tmp_path / "out.gguf", model, "Q8_0", keep_split=True)
+    (written,) = quantize_all(model, [kept])
     assert len(written.paths) == len(shards)
     for path, shard in zip(written.paths, shards, strict=True):
         assert {model.file_of[name] for name in tensors_in(path)} == {shard}
