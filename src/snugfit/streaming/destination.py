@@ -10,7 +10,7 @@ from pathlib import Path
 
 from snugfit.errors import OutputError
 from snugfit.formats.gguf import SPLIT_NAME
-from snugfit.formats.gguf_writer import Layout, check_space, output_errors
+from snugfit.formats.gguf_writer import Layout, check_space, output_errors, partial_of
 from snugfit.streaming.journal import Journal, Runs, covers
 from snugfit.streaming.outputs import Output, Part, whole_path
 from snugfit.streaming.tasks import Place, Target
@@ -129,7 +129,7 @@ class Destination:
     def _partials(self) -> set[Path]:
         """Return the partial files of this output, those of another number of splits too."""
         whole = whole_path(self.output)
-        found = {part.partial for part in self.parts}
+        found = {partial_of(whole), *(part.partial for part in self.parts)}
         for path in whole.parent.glob("." + "?" * len(whole.stem) + "-*.gguf.partial"):
             match = SPLIT_NAME.fullmatch(path.name.removeprefix(".").removesuffix(".partial"))
             if match and match[1] == whole.stem:

@@ -67,19 +67,19 @@ class Journal:
 
     def done(self, fingerprint: str) -> Runs | None:
         """Return the finished runs, or None if the journal is of something else."""
-        with self.path.open("rb") as file:
-            lines = file.read().split(b"\n")
-        if lines[0] != _first_line(fingerprint):
-            return None
         runs: Runs = {}
-        sound_bytes = len(lines[0]) + 1
-        for line in lines[1:-1]:  # what follows the last line end was cut short
-            run = _parsed(line)
-            if run is None:
-                break
-            tensor, first, rows = run
-            runs.setdefault(tensor, []).append((first, first + rows))
-            sound_bytes += len(line) + 1
+        with self.path.open("rb") as file:
+            title = file.readline()
+            if title != _first_line(fingerprint):
+                return None
+            sound_bytes = len(title)
+            for line in file:
+                run = _parsed(line)
+                if run is None:  # cut short, and with it all that may follow
+                    break
+                tensor, first, rows = run
+                runs.setdefault(tensor, []).append((first, first + rows))
+                sound_bytes += len(line)
         os.truncate(self.descriptor, sound_bytes)
         return {tensor: merged(of_tensor) for tensor, of_tensor in runs.items()}
 
@@ -89,7 +89,7 @@ class Journal:
     def begin(self, fingerprint: str) -> None:
         """Start anew; the partial files are there by now."""
         self.clear()
-        self._append(_first_line(fingerprint) + b"\n")
+        self._append(_first_line(fingerprint))
 
     def add(self, runs: Iterable[tuple[int, int, int]]) -> None:
         """Note finished runs (tensor, first row, rows), whose bytes are on the disk."""
@@ -137,7 +137,7 @@ def covers(runs: Iterable[tuple[int, int]], first: int, rows: int) -> bool:
 
 
 def _first_line(fingerprint: str) -> bytes:
-    return f"{TITLE} {fingerprint}".encode()
+    return f"{TITLE} {fingerprint}\n".encode()
 
 
 def _line(tensor: int, first: int, rows: int) -> bytes:
@@ -146,8 +146,8 @@ def _line(tensor: int, first: int, rows: int) -> bytes:
 
 
 def _parsed(line: bytes) -> tuple[int, int, int] | None:
-    check, _, text = line.partition(b" ")
-    if check != b"%08x" % zlib.crc32(text):
+    check, _, text = line.removesuffix(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or check != b"%08x" % zlib.crc32(text):
         return None
     try:
         tensor, first, rows = map(int, text.split())

@@ -7,7 +7,7 @@ import json
 import queue
 import sys
 import threading
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import lru_cache
 from pathlib import Path
@@ -113,11 +113,12 @@ def _run(
     progress: Progress | None,
     slab_bytes: int,
 ) -> None:
-    tasks = list(tasks_of(model, destinations, slab_bytes))
     columns = {name: tensor.columns for name, tensor in model.tensors.items()}
     total = sum(tensor.parameters for tensor in model.tensors.values())
-    done = total - sum(task.rows * columns[task.tensor] for task in tasks)
-    finished = _finished(executor, model, work, tasks)
+    # Tasks are made as they are taken: a large model has a million.
+    todo = tasks_of(model, destinations, slab_bytes)
+    done = total - sum(task.rows * columns[task.tensor] for task in todo)
+    finished = _finished(executor, model, work, tasks_of(model, destinations, slab_bytes))
     with Notes(destinations, files) as notes, closing(finished):
         for task in finished:
             notes.add(task)
@@ -127,7 +128,7 @@ def _run(
 
 
 def _finished(
-    executor: Executor, model: Model, work: Work, tasks: Sequence[Task]
+    executor: Executor, model: Model, work: Work, tasks: Iterable[Task]
 ) -> Generator[Task, None, None]:
     yield from executor(model, work, tasks)
 

@@ -21,7 +21,7 @@ from snugfit.models import Blocks, Model
 from snugfit.quants.codecs import BadNumberError, Quality, requantize_rows
 
 # Of a run as float32: what is read is still in the processor's cache when it is quantized.
-SLAB_BYTES = 8 * 2**20
+SLAB_BYTES = 4 * 2**20
 # Kernels look for numbers that are none in these; blocks are taken as they are.
 FLOATS = frozenset({"F32", "F16", "BF16"})
 
