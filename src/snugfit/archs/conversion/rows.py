@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from snugfit.archs.conversion import cohere, granite, llama, llama4, olmo, phi, qwen, recurrent
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
 
-CONVERSIONS: dict[str, ConversionRow] = {
+# A row, or what chooses one where the class alone does not say it.
+CONVERSIONS: dict[str, ConversionRow | Callable[[Config], ConversionRow]] = {
     "LlamaForCausalLM": llama.LLAMA,
     "MistralForCausalLM": llama.MISTRAL,
     "MixtralForCausalLM": llama.MIXTRAL,
@@ -20,6 +23,7 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "GraniteForCausalLM": granite.GRANITE,
     "GraniteMoeForCausalLM": granite.GRANITE_MOE,
     "GraniteMoeSharedForCausalLM": granite.GRANITE_MOE,
+    "GraniteMoeHybridForCausalLM": granite.granite_4,
     "Olmo2ForCausalLM": olmo.OLMO2,
     "Olmo3ForCausalLM": olmo.OLMO3,
     "CohereForCausalLM": cohere.COMMAND_R,
@@ -45,4 +49,4 @@ def row_of(config: Config) -> ConversionRow:
             f"{config.folder}: the architecture {classes[0]} is unknown. "
             f"Known: {', '.join(CONVERSIONS)}."
         )
-    return row
+    return row if isinstance(row, ConversionRow) else row(config)
