@@ -9,7 +9,7 @@ from functools import lru_cache
 
 TENSOR_NAME = re.compile(r"blk\.(\d+)\.(\w+)\.weight")
 NEVER_QUANTIZED = re.compile(
-    r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|_compressor_ape|hc_(?:\w+_)?fn"
+    r"_norm|ffn_gate_inp|\.bias$|rope_freqs|ssm_conv1d|shortconv\.conv|_compressor_ape|hc_(?:\w+_)?fn"
 )
 # llama-quantize leaves these as converters store them.
 LEFT_AT_16_BITS = re.compile(r"per_layer_model_proj|altup|laurel")

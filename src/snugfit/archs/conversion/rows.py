@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snugfit.archs.conversion import cohere, granite, llama, llama4, olmo, phi, qwen, recurrent
+from snugfit.archs.conversion import (
+    cohere,
+    dense,
+    granite,
+    lfm2,
+    llama,
+    llama4,
+    minimax,
+    olmo,
+    phi,
+    qwen,
+    recurrent,
+)
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -28,6 +40,16 @@ CONVERSIONS: dict[str, ConversionRow | Callable[[Config], ConversionRow]] = {
     "Olmo3ForCausalLM": olmo.OLMO3,
     "CohereForCausalLM": cohere.COMMAND_R,
     "Cohere2ForCausalLM": cohere.COHERE2,
+    "SeedOssForCausalLM": dense.SEED_OSS,
+    "Ernie4_5ForCausalLM": dense.ERNIE4_5,
+    "Ernie4_5_ForCausalLM": dense.ERNIE4_5,
+    "Exaone4ForCausalLM": dense.EXAONE4,
+    "HunYuanDenseV1ForCausalLM": dense.HUNYUAN,
+    "ArceeForCausalLM": dense.ARCEE,
+    "Starcoder2ForCausalLM": dense.STARCODER2,
+    "NemotronForCausalLM": dense.NEMOTRON,
+    "Lfm2ForCausalLM": lfm2.LFM2,
+    "MiniMaxM2ForCausalLM": minimax.MINIMAX_M2,
     "Qwen2ForCausalLM": qwen.QWEN2,
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
