@@ -46,7 +46,7 @@ def test_llama_cpp_and_torch_agree(tmp_path: Path, kind: str) -> None:
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "activation": ("command-r", {"hidden_act": "gelu"}, "hidden_act"),
     "norms": ("command-r", {"use_qk_norm": True}, "use_qk_norm"),
-    "untied": ("command-r", {"tie_word_embeddings": False}, "lm_head"),
+    "untied": ("command-r", {"tie_word_embeddings": False}, "tie_word_embeddings"),
     "rope": ("command-r", {"rope_parameters": YARN}, "rope_type"),
     "kinds": ("command-r7b", {"layer_types": ["full_attention"] * 4}, "layer_types"),
     "pattern": (

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from snugfit.archs.conversion import (
     cohere,
     deepseek,
     deepseek4,
+    dense,
     gemma,
     gemma3n,
     gemma4,
     glm,
     gpt_oss,
     granite,
+    lfm2,
     llama,
     llama4,
     mixtures,
@@ -24,7 +28,8 @@ from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
 
-CONVERSIONS: dict[str, ConversionRow] = {
+# A row, or what chooses one where the class alone does not say it.
+CONVERSIONS: dict[str, ConversionRow | Callable[[Config], ConversionRow]] = {
     "LlamaForCausalLM": llama.LLAMA,
     "MistralForCausalLM": llama.MISTRAL,
     "MixtralForCausalLM": llama.MIXTRAL,
@@ -37,6 +42,7 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "GraniteForCausalLM": granite.GRANITE,
     "GraniteMoeForCausalLM": granite.GRANITE_MOE,
     "GraniteMoeSharedForCausalLM": granite.GRANITE_MOE,
+    "GraniteMoeHybridForCausalLM": granite.granite_4,
     "Olmo2ForCausalLM": olmo.OLMO2,
     "Olmo3ForCausalLM": olmo.OLMO3,
     "CohereForCausalLM": cohere.COMMAND_R,
@@ -51,6 +57,15 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "Gemma4ForConditionalGeneration": gemma4.GEMMA4,
     "Gemma4UnifiedForCausalLM": gemma4.GEMMA4,
     "Gemma4UnifiedForConditionalGeneration": gemma4.GEMMA4,
+    "SeedOssForCausalLM": dense.SEED_OSS,
+    "Ernie4_5ForCausalLM": dense.ERNIE4_5,
+    "Ernie4_5_ForCausalLM": dense.ERNIE4_5,
+    "Exaone4ForCausalLM": dense.EXAONE4,
+    "HunYuanDenseV1ForCausalLM": dense.HUNYUAN,
+    "ArceeForCausalLM": dense.ARCEE,
+    "Starcoder2ForCausalLM": dense.STARCODER2,
+    "NemotronForCausalLM": dense.NEMOTRON,
+    "Lfm2ForCausalLM": lfm2.LFM2,
     "Qwen2ForCausalLM": qwen.QWEN2,
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
@@ -82,4 +97,4 @@ def row_of(config: Config) -> ConversionRow:
             f"{config.folder}: the architecture {classes[0]} is unknown. "
             f"Known: {', '.join(CONVERSIONS)}."
         )
-    return row
+    return row if isinstance(row, ConversionRow) else row(config)
