@@ -110,5 +110,11 @@ class ConversionRow:
     rename: Callable[[str, Config], str] = same_name
 
     def is_tied(self, config: Config) -> bool:
-        """Return whether the embedding serves as the head."""
-        return config.flag("tie_word_embeddings", self.tied_by_default)
+        """Return whether the embedding serves as the head.
+
+        Of a model of several kinds of input, the config around the language model's decides.
+        """
+        said = config.outer.get("tie_word_embeddings")
+        if said is None:
+            return config.flag("tie_word_embeddings", self.tied_by_default)
+        return bool(said)
