@@ -95,6 +95,19 @@ def rewritten_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], 
     save_file(change(tensors), path)
 
 
+def check_same(one: Model, other: Model) -> None:
+    """Check that two folders are the same model in GGUF: metadata, shapes and every byte."""
+    keys, expected = (
+        {key: plain(value) for key, value in model.metadata.items() if key != "general.name"}
+        for model in (one, other)
+    )
+    assert keys == expected
+    assert one.tensors == other.tensors
+    for name, tensor in one.tensors.items():
+        rows, wanted = (model.read(name, 0, tensor.rows) for model in (one, other))
+        assert np.array_equal(rows, wanted), name
+
+
 RECORDS = Path(__file__).parent.parent / "data" / "converted"
 
 
