@@ -10,15 +10,15 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.metadata import check_fixed, decoder_metadata, rope_sections
+from snugfit.archs.conversion.metadata import check_fixed, rope_sections
 from snugfit.archs.conversion.qwen import (
     EXPERTS_EVERYWHERE,
     FIXED,
+    FUSED_EXPERTS,
     SHARED_EXPERT,
     VISION_TOWER,
-    check_rope,
+    decoder_metadata,
     expert_keys,
-    fused_experts,
 )
 from snugfit.archs.conversion.rules import Array, ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
@@ -79,7 +79,6 @@ def heads_of(config: Config) -> Heads:
 
 def delta_net_metadata(config: Config) -> dict[str, Any]:
     check_fixed(config, FIXED | EXPERTS_EVERYWHERE | FIXED_GATES)
-    check_rope(config)
     heads = heads_of(config)
     keys: dict[str, Any] = {
         "block_count": config.layers + config.draft_layers,
@@ -141,7 +140,7 @@ def layer_kind(config: Config, layer: int) -> str:
 def rotated(config: Config) -> int:
     """Columns of a head that are rotated; transformers takes a quarter where none says."""
     share = config.number("partial_rotary_factor", 0.25)
-    return int(config.head_size * config.number_in(config.rope, "partial_rotary_factor", share))
+    return int(config.head_size * config.rope_numbers.number("partial_rotary_factor", share))
 
 
 # Tensors
@@ -268,7 +267,7 @@ QWEN3_NEXT_RULES = (
     Rule(NET + r"\.dt_bias", (Part(r"\1.dt_proj.bias"),)),
     *NORMS,
     *SHARED_EXPERT,
-    *fused_experts(),
+    *FUSED_EXPERTS,
 )
 QWEN3_5_RULES = (
     *VISION_TOWER,
@@ -291,7 +290,7 @@ QWEN3_5_RULES = (
     Rule(NET + r"\.out_proj\.weight", (Part(columns=tiled_columns),)),
     *NORMS,
     *SHARED_EXPERT,
-    *fused_experts(),
+    *FUSED_EXPERTS,
 )
 
 

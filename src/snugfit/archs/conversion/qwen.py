@@ -8,9 +8,11 @@ from snugfit.archs.conversion.arrange import first_half_of_rows, first_row, seco
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.metadata import (
     check_fixed,
-    decoder_metadata,
-    expert_counts,
+    gated_metadata,
+    require,
     rope_sections,
+    routed_metadata,
+    without,
 )
 from snugfit.archs.conversion.rules import (
     Arrangement,
@@ -23,7 +25,7 @@ from snugfit.archs.conversion.rules import (
 from snugfit.errors import FormatError, UnsupportedError
 
 # What llama.cpp computes with; a config that says otherwise is refused.
-FIXED = {"hidden_act": "silu", "attention_bias": False}
+FIXED = {"attention_bias": False}
 EXPERTS_EVERYWHERE = {"decoder_sparse_step": 1, "mlp_only_layers": []}
 EXPERTS = r"(model\.layers\.\d+\.mlp\.experts)"
 SHARED_EXPERT = (Rule(r".+\.shared_expert_gate\.weight", (Part(arrange=first_row),)),)
@@ -33,7 +35,6 @@ VISION_TOWER = (Rule(r"(?:model\.)?visual\..+"),)
 def qwen_metadata(config: Config) -> dict[str, Any]:
     """Keys of a decoder whose layers all see the whole context; else UnsupportedError."""
     check_fixed(config, FIXED | {"partial_rotary_factor": 1})
-    check_rope(config)
     if has_windows(config):
         raise UnsupportedError(
             f"{config.folder}/config.json: use_sliding_window is on; llama.cpp runs this "
@@ -45,6 +46,13 @@ def qwen_metadata(config: Config) -> dict[str, Any]:
             f"{config.hidden_size}. Download it again."
         )
     return decoder_metadata(config)
+
+
+def decoder_metadata(config: Config) -> dict[str, Any]:
+    """Keys of any Qwen; the vocabulary and what is rotated follow from others."""
+    require(config.rope_numbers, "truncate", True)  # llama.cpp rounds the bounds of yarn
+    require(config.rope_numbers, "mscale", 0)
+    return without(gated_metadata(config), "vocab_size", "rope.dimension_count")
 
 
 def has_windows(config: Config) -> bool:
@@ -84,19 +92,12 @@ def qwen3_expert_metadata(config: Config) -> dict[str, Any]:
 
 def expert_keys(config: Config) -> dict[str, Any]:
     """Keys of routed experts, and of the one that all tokens share."""
-    keys = expert_counts(config)
+    keys = routed_metadata(config)
     keys["expert_feed_forward_length"] = int(config.number("moe_intermediate_size"))
     if config.raw.get("shared_expert_intermediate_size") is not None:
         shared = int(config.number("shared_expert_intermediate_size"))
         keys["expert_shared_feed_forward_length"] = shared
     return keys
-
-
-def check_rope(config: Config) -> None:
-    if config.rope.get("truncate") is False:
-        raise UnsupportedError(
-            f"{config.folder}/config.json: truncate is False; llama.cpp rounds the bounds of yarn."
-        )
 
 
 def qwen2_vision_metadata(config: Config) -> dict[str, Any]:
@@ -161,11 +162,12 @@ def fused_experts(
     )
 
 
+FUSED_EXPERTS = fused_experts()
 QWEN2 = ConversionRow("qwen2", qwen2_metadata)
-QWEN2_MOE = ConversionRow("qwen2moe", qwen2_expert_metadata, (*fused_experts(), *SHARED_EXPERT))
+QWEN2_MOE = ConversionRow("qwen2moe", qwen2_expert_metadata, (*FUSED_EXPERTS, *SHARED_EXPERT))
 QWEN2_VL = ConversionRow("qwen2vl", qwen2_vision_metadata, VISION_TOWER)
 QWEN3 = ConversionRow("qwen3", qwen_metadata)
-QWEN3_MOE = ConversionRow("qwen3moe", qwen3_expert_metadata, fused_experts())
+QWEN3_MOE = ConversionRow("qwen3moe", qwen3_expert_metadata, FUSED_EXPERTS)
 QWEN3_VL = ConversionRow("qwen3vl", qwen3_vision_metadata, VISION_TOWER)
 QWEN3_VL_MOE = ConversionRow(
     "qwen3vlmoe",

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.names import is_gguf_name, name_map, plain_name
 from snugfit.archs.conversion.rules import (
     Arrange,
     Arrangement,
@@ -43,8 +44,6 @@ Load = Callable[[Array], Array]
 BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
 IGNORED = re.compile(r"rotary_emb\.inv_freq|\.attn\.bias$|masked_bias")
-# Where models of several kinds of input keep the language model.
-PREFIXES = ("model.language_model.", "language_model.model.", "model.text_model.")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 
@@ -109,7 +108,7 @@ def convert_tensors(
     Raises FormatError where tensors are missing or contradict the config, UnsupportedError for a
     tensor that the architecture does not have.
     """
-    names = _name_map(row.architecture, config.layers + config.draft_layers)
+    names = name_map(row.architecture, config.layers + config.draft_layers)
     found: dict[str, ConvertedTensor] = {}
     for name, members in _gathered(config, row, stored).items():
         _check_alike(config, name, members)
@@ -155,14 +154,6 @@ def _drafts(config: Config, name: str) -> bool:
     return match is not None and 0 <= int(match[1]) - config.layers < config.draft_layers
 
 
-def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
-    """Return a name as a model of text alone has it."""
-    for prefix in (*prefixes, *PREFIXES):
-        if name.startswith(prefix):
-            return "model." + name.removeprefix(prefix)
-    return name.removeprefix("language_model.")
-
-
 def _parts(
     config: Config,
     row: ConversionRow,
@@ -182,10 +173,6 @@ def _parts(
             found.append((part, gguf_name or _no_place(config, row, asked)))
         return found
     return [(Part(), names(name) or _no_place(config, row, name))]
-
-
-def is_gguf_name(name: str) -> bool:
-    return not name.startswith(("model.", "lm_head", "backbone."))
 
 
 def _no_place(config: Config, row: ConversionRow, name: str) -> str:
@@ -354,22 +341,6 @@ def _bytes_of(tensor: ConvertedTensor, rows: Array, first: int) -> Array:
     if tensor.info.type_name == "I32":
         rows = rows.astype(np.int32, copy=False)
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
-
-
-def _name_map(architecture: str, layers: int) -> Callable[[str], str | None]:
-    """Return gguf's map from Hugging Face names to GGUF names, suffix included."""
-    import gguf
-
-    arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}.get(architecture)
-    if arch is None:  # newer than the package: its row names every tensor
-        return lambda _: None
-    table = gguf.get_tensor_name_map(arch, layers)
-
-    def gguf_name(name: str) -> str | None:
-        found: str | None = table.get_name(name, try_suffixes=(".weight", ".bias"))
-        return found
-
-    return gguf_name
 
 
 def _check_complete(
