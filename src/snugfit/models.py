@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -271,9 +271,11 @@ def converted_folder(
     from snugfit.archs.conversion.rows import row_of
     from snugfit.archs.conversion.tensors import convert_tensors
 
+    config = replace(config, stored_names=stored.keys())
     row = row_of(config)
     metadata = {"general.architecture": row.architecture, "general.type": "model"}
     metadata |= {"general.name": name}
+    # What the config says is refused before tensors are looked for that it does without.
     metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
     return metadata, convert_tensors(config, row, stored)
 

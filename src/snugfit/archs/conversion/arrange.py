@@ -35,5 +35,10 @@ def second_half_of_rows(values: Array, _config: Config) -> Array:
     return values[len(values) // 2 :]
 
 
+def first_row(values: Array, _config: Config) -> Array:
+    """Return a matrix of one row as a vector."""
+    return values.reshape(values.shape[-1])
+
+
 def transposed(values: Array, _config: Config) -> Array:
     return values.T

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,6 +16,8 @@ OF_LANGUAGE = ("text_config", "llm_config", "language_config")
 # What model classes call the number of experts.
 EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 LARGEST_HEAD = 2**16
+DRAFT_LAYER = re.compile(r"(?:^|\.)mtp\.layers\.(\d{1,4})\.")
+MOST_DRAFT_LAYERS = 64
 
 
 @dataclass(frozen=True)
@@ -22,11 +25,13 @@ class Config:
     """A model's numbers: of its language model, and around it. Sizes in elements.
 
     `raw` is config.json with the numbers of the language model in its own place, and defaults for
-    what it leaves out; `outer` is config.json as it is, vision towers and all.
+    what it leaves out; `outer` is config.json as it is, vision towers and all. `stored_names` are
+    the names of the model's tensors.
     """
 
     folder: str
     outer: Mapping[str, Any]
+    stored_names: Collection[str] = ()
 
     @cached_property
     def raw(self) -> Mapping[str, Any]:
@@ -117,10 +122,12 @@ class Config:
         named = (key for key in EXPERT_COUNTS if self.raw.get(key) is not None)
         return int(self.number(next(named, EXPERT_COUNTS[0]), 0))
 
-    @property
+    @cached_property
     def draft_layers(self) -> int:
-        """Layers after the last that only draft tokens (MTP)."""
-        return min(int(self.number("num_nextn_predict_layers", 0)), 64)
+        """Layers after the last that only draft tokens (MTP): as stored, or as the config says."""
+        stored = [int(m[1]) + 1 for name in self.stored_names if (m := DRAFT_LAYER.search(name))]
+        said = int(self.number("num_nextn_predict_layers", 0))
+        return min(max(stored, default=said), MOST_DRAFT_LAYERS)
 
     def flag(self, key: str, default: bool = False) -> bool:
         value = self.raw.get(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,6 @@ def attention_metadata(config: Config) -> dict[str, Any]:
         "context_length": int(config.number("max_position_embeddings")),
         "embedding_length": config.hidden_size,
         "block_count": config.layers,
-        "feed_forward_length": int(config.number("intermediate_size")),
         "attention.head_count": config.heads,
         "attention.head_count_kv": config.key_value_heads,
         "attention.key_length": config.head_size,
@@ -29,6 +28,8 @@ def attention_metadata(config: Config) -> dict[str, Any]:
         "rope.freq_base": float(config.rope_numbers.number("rope_theta")),
         "rope.dimension_count": config.head_size,
     }
+    if config.raw.get("intermediate_size") is not None:  # models of experts alone have none
+        keys["feed_forward_length"] = int(config.number("intermediate_size"))
     return keys | rope_scaling(config)
 
 
@@ -36,8 +37,8 @@ def rope_scaling(config: Config) -> dict[str, Any]:
     rope = config.rope_numbers
     match config.rope["rope_type"]:
         # llama3's factors become a tensor, see rope_divisors; dynamic ones change nothing within
-        # the context that the config names.
-        case "default" | "llama3" | "dynamic":
+        # the context that the config names; mrope's sections are keys of their own.
+        case "default" | "llama3" | "dynamic" | "mrope":
             return {}
         case "linear":
             factor = float(rope.number("factor"))
@@ -77,6 +78,21 @@ def yarn_scaling(config: Config) -> dict[str, Any]:
 def yarn_attention_factor(factor: float) -> float:
     """Return what YaRN multiplies queries and keys by, unless told otherwise."""
     return 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+
+
+def rope_sections(config: Config, default: Sequence[int] | None = None) -> dict[str, Any]:
+    """Rotated pairs of a head that follow time, height, width and a fourth position (M-RoPE)."""
+    given = config.rope.get("mrope_section", default)
+    if (
+        not isinstance(given, Sequence)
+        or not 0 < len(given) <= 4
+        or any(type(one) is not int or not 0 <= one < 2**16 for one in given)
+    ):
+        raise FormatError(
+            f"{config.folder}/config.json: mrope_section is {given!r:.80}, not up to four small "
+            "numbers. Download the model again."
+        )
+    return {"rope.dimension_sections": [*given, 0, 0, 0][:4]}
 
 
 def require(config: Config, key: str, *accepted: Any) -> None:
@@ -127,24 +143,6 @@ def routed_metadata(config: Config) -> dict[str, Any]:
             f"{config.folder}/config.json: {used} of {config.experts} experts used cannot be right."
         )
     return {"expert_count": config.experts, "expert_used_count": used}
-
-
-def full_attention_metadata(config: Config) -> dict[str, Any]:
-    """Keys of a decoder whose layers all see the whole context; else UnsupportedError."""
-    if config.raw.get("use_sliding_window"):
-        raise UnsupportedError(
-            f"{config.folder}/config.json: use_sliding_window is on; llama.cpp runs this "
-            "architecture with full attention only."
-        )
-    return attention_metadata(config)
-
-
-def expert_metadata(config: Config) -> dict[str, Any]:
-    return (
-        full_attention_metadata(config)
-        | routed_metadata(config)
-        | {"expert_feed_forward_length": int(config.number("moe_intermediate_size"))}
-    )
 
 
 def rope_divisors(config: Config) -> dict[str, Array]:

@@ -32,8 +32,9 @@ class Part:
     of Hugging Face that gguf's map knows; empty for the stored one. `arrange` moves values without
     changing them: slices, transposes and reshapes are views, so that only the rows that are asked
     for are read. A stack [n, rows, columns] is arranged matrix by matrix unless it is taken
-    `whole`. `compute` changes each value by itself, in float32. A matrix with fewer than `rows`
-    gets rows of zeros after its own.
+    `whole`. `below` are further arrangements of the same values, whose rows follow; `columns` moves
+    values within the rows that are read. `compute` changes each value by itself, in float32. A
+    matrix with fewer than `rows` gets rows of zeros after its own.
     """
 
     name: str = ""
@@ -43,6 +44,8 @@ class Part:
     dimensions: int = 0
     scale: Callable[[Config, int], Array | float] | None = None
     rows: Callable[[Config], int] | None = None
+    below: tuple[Arrangement, ...] = ()
+    columns: Arrangement | None = None
 
 
 @dataclass(frozen=True)
@@ -82,12 +85,17 @@ def one_kind(_config: Config, _layer: int) -> Hashable:
     return ""
 
 
+def same_name(name: str, _config: Config) -> str:
+    return name
+
+
 @dataclass(frozen=True)
 class ConversionRow:
     """What a model class of transformers needs beyond gguf's name map.
 
     The first rule that matches a tensor decides; `constants` are tensors that follow from the
-    config, where they are not stored; layers of one `layer_kind` have the same tensors.
+    config, where they are not stored; layers of one `layer_kind` have the same tensors; `rename`
+    gives tensors outside the decoder's layers a name among them, as draft layers need one.
     """
 
     architecture: str
@@ -99,7 +107,14 @@ class ConversionRow:
     prefixes: tuple[str, ...] = ()  # of names, beyond those that all models have
     tied_by_default: bool = False  # transformers' default, where the config does not say
     keeps_drafts: bool = False  # the layers after the last, which only draft tokens (MTP)
+    rename: Callable[[str, Config], str] = same_name
 
     def is_tied(self, config: Config) -> bool:
-        """Return whether the embedding serves as the head."""
-        return config.flag("tie_word_embeddings", self.tied_by_default)
+        """Return whether the embedding serves as the head.
+
+        Of a model of several kinds of input, the config around the language model's decides.
+        """
+        said = config.outer.get("tie_word_embeddings")
+        if said is None:
+            return config.flag("tie_word_embeddings", self.tied_by_default)
+        return bool(said)

@@ -15,7 +15,16 @@ from typing import Any, Protocol
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.rules import Arrange, Array, Compute, ConversionRow, Part, Stack
+from snugfit.archs.conversion.names import is_gguf_name, name_map, plain_name
+from snugfit.archs.conversion.rules import (
+    Arrange,
+    Arrangement,
+    Array,
+    Compute,
+    ConversionRow,
+    Part,
+    Stack,
+)
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.quants.positions import is_kept_in_full
@@ -35,8 +44,6 @@ Load = Callable[[Array], Array]
 BLOCKS = {"MXFP4"}  # kept as they are: arrangements may move rows, not columns
 # Buffers that old checkpoints carry and that follow from the configuration.
 IGNORED = re.compile(r"rotary_emb\.inv_freq|\.attn\.bias$|masked_bias")
-# Where models of several kinds of input keep the language model.
-PREFIXES = ("model.language_model.", "language_model.model.", "model.text_model.")
 HEADS = ("lm_head.weight", "language_model.lm_head.weight")
 
 
@@ -80,6 +87,7 @@ class ConvertedTensor:
     pieces: tuple[Piece, ...]
     compute: Compute | None = None
     scale: Array | None = None  # a factor a row
+    columns: Arrange | None = None
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ def convert_tensors(
     Raises FormatError where tensors are missing or contradict the config, UnsupportedError for a
     tensor that the architecture does not have.
     """
-    names = _name_map(row.architecture, config.layers + config.draft_layers)
+    names = name_map(row.architecture, config.layers + config.draft_layers)
     found: dict[str, ConvertedTensor] = {}
     for name, members in _gathered(config, row, stored).items():
         _check_alike(config, name, members)
@@ -127,7 +135,7 @@ def _gathered(
     for source, tensor in stored.items():
         if IGNORED.search(source) or (source in HEADS and row.is_tied(config)):
             continue
-        name = plain_name(source, row.prefixes)
+        name = row.rename(plain_name(source, row.prefixes), config)
         if not row.keeps_drafts and _drafts(config, name):
             continue
         for stack in row.stacks:
@@ -144,14 +152,6 @@ def _drafts(config: Config, name: str) -> bool:
     """Return whether a tensor is of a layer after the last, where the config has such layers."""
     match = LAYER.fullmatch(name)
     return match is not None and 0 <= int(match[1]) - config.layers < config.draft_layers
-
-
-def plain_name(name: str, prefixes: Iterable[str] = ()) -> str:
-    """Return a name as a model of text alone has it."""
-    for prefix in (*prefixes, *PREFIXES):
-        if name.startswith(prefix):
-            return "model." + name.removeprefix(prefix)
-    return name.removeprefix("language_model.")
 
 
 def _parts(
@@ -173,10 +173,6 @@ def _parts(
             found.append((part, gguf_name or _no_place(config, row, asked)))
         return found
     return [(Part(), names(name) or _no_place(config, row, name))]
-
-
-def is_gguf_name(name: str) -> bool:
-    return not name.startswith(("model.", "lm_head", "backbone."))
 
 
 def _no_place(config: Config, row: ConversionRow, name: str) -> str:
@@ -210,20 +206,31 @@ def _converted(config: Config, name: str, part: Part, members: list[Member]) -> 
             f"{', '.join(GGUF_TYPE_OF_DTYPE)} can be converted. Use the model's 16-bit files."
         )
 
-    def arrange(values: Array) -> Array:
-        return part.arrange(values, config)
-
+    if part.columns and first.dtype in BLOCKS:
+        raise UnsupportedError(
+            f"{config.folder}: tensor {members[0].source} is stored as {first.dtype}, whose "
+            "columns cannot be moved. Use the model's 16-bit files."
+        )
     stack = first.shape[0] if len(first.shape) == 3 and not part.whole else 0
+    given = first.shape[1:] if stack else first.shape
+    runs = [_bound(arrange, config) for arrange in (part.arrange, *part.below)]
+    columns = _bound(part.columns, config) if part.columns else None
     try:
-        given = first.shape[1:] if stack else first.shape
-        shape = _merged(arrange(_zeros(given)).shape, part.dimensions or len(given))
+        shapes = [_merged(run(_zeros(given)).shape, part.dimensions or len(given)) for run in runs]
+        shape = _joined(shapes)
+        if columns:
+            columns(_zeros((1, shape[-1])))
     except (ValueError, IndexError, ZeroDivisionError):
         raise FormatError(
             f"{config.folder}: tensor {members[0].source} has shape {list(first.shape)}, which "
             "config.json contradicts. Download the model again."
         ) from None
     rows = math.prod(shape[:-1])
-    pieces = tuple(Piece(m.source, rows * max(stack, 1), arrange, stack) for m in members)
+    pieces = tuple(
+        Piece(m.source, math.prod(each[:-1]) * max(stack, 1), run, stack)
+        for m in members
+        for run, each in zip(runs, shapes, strict=True)
+    )
     if stack:
         shape = (stack, *shape)
     if members[0].stack is not None:
@@ -244,7 +251,18 @@ def _converted(config: Config, name: str, part: Part, members: list[Member]) -> 
     scale = np.empty(info.rows, np.float32) if part.scale else None
     if scale is not None and part.scale:
         scale[:] = part.scale(config, info.rows)
-    return ConvertedTensor(info, first.dtype, pieces, part.compute, scale)
+    return ConvertedTensor(info, first.dtype, pieces, part.compute, scale, columns)
+
+
+def _bound(arrange: Arrangement, config: Config) -> Arrange:
+    return lambda values: arrange(values, config)
+
+
+def _joined(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of arrays one below the other."""
+    if any(shape[1:] != shapes[0][1:] for shape in shapes):
+        raise ValueError("rows of different widths")
+    return (sum(shape[0] for shape in shapes), *shapes[0][1:]) if len(shapes) > 1 else shapes[0]
 
 
 def _merged(shape: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
@@ -285,7 +303,8 @@ def read_rows(
             if begin < end:
                 values = _arranged(piece, stored, matrix)
                 taken = _rows_of(values, begin - start, end - start, width, load)
-                found.append(_bytes_of(tensor, taken, begin))
+                moved = tensor.columns(taken) if tensor.columns else taken
+                found.append(_bytes_of(tensor, moved, begin))
             start += each
             if start >= first + count:
                 break
@@ -322,22 +341,6 @@ def _bytes_of(tensor: ConvertedTensor, rows: Array, first: int) -> Array:
     if tensor.info.type_name == "I32":
         rows = rows.astype(np.int32, copy=False)
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
-
-
-def _name_map(architecture: str, layers: int) -> Callable[[str], str | None]:
-    """Return gguf's map from Hugging Face names to GGUF names, suffix included."""
-    import gguf
-
-    arch = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}.get(architecture)
-    if arch is None:  # newer than the package: its row names every tensor
-        return lambda _: None
-    table = gguf.get_tensor_name_map(arch, layers)
-
-    def gguf_name(name: str) -> str | None:
-        found: str | None = table.get_name(name, try_suffixes=(".weight", ".bias"))
-        return found
-
-    return gguf_name
 
 
 def _check_complete(
