@@ -175,5 +175,5 @@ def test_an_unknown_architecture_is_sized_by_its_tensors():
 
 def test_every_model_that_can_be_converted_and_run_has_a_row():
     assert all(name == row.name for name, row in ARCHITECTURES.items())
-    assert {row.architecture for row in CONVERSIONS.values()} == DECODERS.keys()
-    assert DECODERS.keys() <= ARCHITECTURES.keys()
+    converted = {row.architecture for row in CONVERSIONS.values()}
+    assert DECODERS.keys() <= converted <= ARCHITECTURES.keys()
