@@ -158,6 +158,8 @@ def test_published_models_have_the_shapes_that_llama_cpp_wants() -> None:
     keys, tensors = converted("Glm4MoeForCausalLM", AIR, stored)
     check_published("glm4moe:air", keys, tensors)
     assert keys["block_count"] == 47 and keys["nextn_predict_layers"] == 1
+    unsaid = {key: value for key, value in AIR.items() if key != "partial_rotary_factor"}
+    assert converted("Glm4MoeForCausalLM", unsaid, stored)[0] == keys
     assert keys["rope.dimension_count"] == 64
     keys, tensors = converted("Glm4MoeLiteForCausalLM", FLASH, declared("glm4_moe_lite", FLASH))
     check_published("deepseek2:glm47flash", keys, tensors)

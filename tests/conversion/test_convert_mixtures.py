@@ -1,4 +1,4 @@
-"""MiniMax M2, dots.1 and ERNIE 4.5 with experts, in torch and in llama.cpp."""
+"""dots.1 and ERNIE 4.5 with experts, in torch and in llama.cpp."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import pytest
 import torch
 from agreement import changed_config, check_agreement, check_record, randomized, write_model
 from declared import converted, declared
-from published import check_published
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from snugfit.errors import SnugfitError
@@ -47,12 +46,6 @@ ERNIE = {
 }
 # Kind -> model type, GGUF's architecture, its own numbers, what the Hub's config.json has besides.
 MODELS: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
-    "minimax": (
-        "minimax_m2",
-        "minimax-m2",
-        {"num_local_experts": 8, "num_experts_per_tok": 2, "rotary_dim": 16},
-        {"scoring_func": "sigmoid", "rotary_dim": 16},
-    ),
     "dots1": ("dots1", "dots1", DOTS, {"scoring_func": "sigmoid"}),
     "ernie": ("ernie4_5_moe", "ernie4_5-moe", ERNIE, {}),
     "ernie-untied": ("ernie4_5_moe", "ernie4_5-moe", {**ERNIE, "tie_word_embeddings": False}, {}),
@@ -82,42 +75,7 @@ def test_llama_cpp_and_torch_agree(tmp_path: Path, kind: str) -> None:
     check_record(opened, "mixtures", kind)
 
 
-# config.json of MiniMaxAI/MiniMax-M2, but for what conversion does not read.
-MINIMAX = {
-    "head_dim": 128,
-    "hidden_act": "silu",
-    "hidden_size": 3072,
-    "intermediate_size": 1536,
-    "max_position_embeddings": 196608,
-    "num_attention_heads": 48,
-    "num_experts_per_tok": 8,
-    "num_hidden_layers": 62,
-    "num_key_value_heads": 8,
-    "num_local_experts": 256,
-    "qk_norm_type": "per_layer",
-    "rms_norm_eps": 1e-06,
-    "rope_theta": 5000000,
-    "rotary_dim": 64,
-    "scoring_func": "sigmoid",
-    "shared_intermediate_size": 0,
-    "tie_word_embeddings": False,
-    "use_mtp": True,
-    "use_qk_norm": True,
-    "vocab_size": 200064,
-}
-
-
-def test_published_model_has_the_shapes_that_llama_cpp_wants() -> None:
-    keys, tensors = converted("MiniMaxM2ForCausalLM", MINIMAX, declared("minimax_m2", MINIMAX))
-    check_published("minimax-m2:230b", keys, tensors)
-    assert keys["rope.dimension_count"] == 64 and keys["expert_gating_func"] == 2
-
-
 HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
-    "no norms": ("minimax", {"use_qk_norm": False}),
-    "norms of heads": ("minimax", {"qk_norm_type": "per_head"}),
-    "rotary size": ("minimax", {"rotary_dim": "half"}),
-    "rotary part": ("minimax", {"rotary_dim": None, "partial_rotary_factor": "half"}),
     "few key heads": ("dots1", {"num_key_value_heads": 2}),
     "windows": ("dots1", {"layer_types": ["full_attention", "sliding_attention"]}),
     "scores": ("dots1", {"scoring_func": "softmax"}),
@@ -128,7 +86,6 @@ HOSTILE: dict[str, tuple[str, dict[str, Any]]] = {
     "sizes of experts": ("ernie", {"moe_intermediate_size": [64, 64]}),
 }
 CLASSES = {
-    "minimax": "MiniMaxM2ForCausalLM",
     "dots1": "Dots1ForCausalLM",
     "ernie": "Ernie4_5_MoeForCausalLM",
 }

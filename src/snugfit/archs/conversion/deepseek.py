@@ -96,13 +96,8 @@ def _yarn(config: Config) -> dict[str, float]:
     )
 
 
-def routing_metadata(
-    config: Config, scores: str, *, width: str = "moe_intermediate_size"
-) -> dict[str, Any]:
-    """Keys of experts, some shared by all tokens; `scores` where the config does not say.
-
-    `width` is the config's key for how wide an expert is inside.
-    """
+def routing_metadata(config: Config, scores: str) -> dict[str, Any]:
+    """Keys of experts, some shared by all tokens; `scores` where the config does not say."""
     check_fixed(config, {"moe_layer_freq": 1})
     scores = config.raw.get("scoring_func") or scores
     if not isinstance(scores, str) or scores not in GATING:
@@ -111,7 +106,7 @@ def routing_metadata(
             f"{', '.join(GATING)}."
         )
     keys: dict[str, Any] = routed_metadata(config) | {
-        "expert_feed_forward_length": int(config.number(width)),
+        "expert_feed_forward_length": int(config.number("moe_intermediate_size")),
         "expert_shared_count": int(config.number("n_shared_experts", 0)),
         "expert_weights_scale": float(config.number("routed_scaling_factor", 1.0)),
         "expert_gating_func": GATING[scores],

@@ -1,4 +1,4 @@
-"""MiniMax M2, dots.1 and ERNIE 4.5: grouped-query attention and many small experts."""
+"""dots.1 and ERNIE 4.5: grouped-query attention and many small experts."""
 
 from __future__ import annotations
 
@@ -11,9 +11,7 @@ from snugfit.archs.conversion.deepseek import (
     leading_dense,
     routing_metadata,
 )
-from snugfit.archs.conversion.glm import rotated_size
 from snugfit.archs.conversion.metadata import (
-    attention_metadata,
     check_fixed,
     gated_metadata,
     require,
@@ -24,16 +22,6 @@ from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import UnsupportedError
 
 NOT_WRITTEN = ("vocab_size", "rope.dimension_count")
-
-
-def _minimax(config: Config) -> dict[str, Any]:
-    fixed = {"hidden_act": "silu", "use_qk_norm": True, "qk_norm_type": "per_layer"}
-    check_fixed(config, fixed | {"shared_intermediate_size": 0, "tie_word_embeddings": False})
-    keys = without(attention_metadata(config), "vocab_size")
-    routing = routing_metadata(config, "sigmoid", width="intermediate_size")
-    rotated = int(config.number("rotary_dim", rotated_size(config, 1.0)))
-    beyond = ("expert_shared_count", "expert_weights_scale", "expert_weights_norm")
-    return keys | without(routing, *beyond) | {"rope.dimension_count": rotated}
 
 
 def _dots1(config: Config) -> dict[str, Any]:
@@ -74,7 +62,6 @@ def _kind_of_ernie(config: Config, layer: int) -> bool:
     return bool(layer < config.number("moe_layer_start_index"))
 
 
-MINIMAX_M2 = ConversionRow("minimax-m2", _minimax, (BIAS_OF_CHOICE, *FUSED_EXPERTS))
 DOTS1 = ConversionRow("dots1", _dots1, (BIAS_OF_CHOICE, *FUSED_EXPERTS), layer_kind=kind_of_layer)
 ERNIE_MOE = ConversionRow(
     "ernie4_5-moe",

@@ -89,7 +89,6 @@ CONVERSIONS: dict[str, ConversionRow | Callable[[Config], ConversionRow]] = {
     "DeepseekV2ForCausalLM": deepseek.DEEPSEEK_V2,
     "DeepseekV3ForCausalLM": deepseek.DEEPSEEK_V3,
     "DeepseekV4ForCausalLM": deepseek4.DEEPSEEK_V4,
-    "MiniMaxM2ForCausalLM": mixtures.MINIMAX_M2,
     "Dots1ForCausalLM": mixtures.DOTS1,
     "Ernie4_5_MoeForCausalLM": mixtures.ERNIE_MOE,
 }
