@@ -45,6 +45,16 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
             "block_multiple_of": 32,
         },
     ),
+    "minimax-m2": (
+        "minimax_m2",
+        {
+            "head_dim": 32,
+            "rotary_dim": 16,
+            "num_local_experts": 4,
+            "num_experts_per_tok": 2,
+            "scoring_func": "sigmoid",
+        },
+    ),
 }
 
 # llama.cpp's converter writes the epsilon under two names, of which it reads one.
@@ -74,6 +84,7 @@ REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "biases": ("ernie4.5", {"use_bias": True}, "use_bias"),
     "activation": ("arcee", {"hidden_act": "silu"}, "hidden_act"),
     "activations": ("starcoder2", {"hidden_act": "gelu"}, "hidden_act"),
+    "scores": ("minimax-m2", {"scoring_func": "softmax"}, "scoring_func"),
     "kinds": ("lfm2", {"layer_types": ["conv"]}, "layer_types"),
     "width": ("lfm2", {"intermediate_size": "wide"}, "intermediate_size|block_ff_dim"),
 }
