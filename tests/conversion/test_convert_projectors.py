@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from agreement import RECORDS, randomized, write_model
+from agreement import RECORDS, check_agreement, randomized, write_model
 from picture_embeddings import picture_embeddings
 from safetensors.torch import load_file, save_file
 from test_convert_gemma import SIZES as SIZES_3
+from test_convert_gemma import VOCABULARY
 from test_convert_gemma4 import SIZES as SIZES_4
 
 from snugfit.archs.conversion.projectors import projector_types
+from snugfit.errors import FormatError, UnsupportedError
 from snugfit.models import open_model, open_projector
 from snugfit.quantize import quantize, types_of_mix
 
@@ -169,3 +171,48 @@ def test_names_shapes_types_and_keys_are_those_of_the_converter(tmp_path: Path, 
     assert keys.keys() == record["keys"].keys()
     for key, value in record["keys"].items():
         assert keys[key] == (pytest.approx(value) if isinstance(value, float) else value), key
+
+
+@pytest.mark.parametrize("kind", ["gemma3", "gemma4", "gemma4-unified"])
+def test_the_language_model_beside_towers_agrees(tmp_path: Path, kind: str) -> None:
+    folder, model = written(tmp_path / kind, kind)
+    check_agreement(folder, model, mix="F32", vocabulary=VOCABULARY)
+
+
+def test_what_is_no_projector_is_one_line(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path / "folder", "gemma4")
+    tensors = load_file(folder / "model.safetensors")
+
+    def refused(named: str) -> None:
+        with pytest.raises((FormatError, UnsupportedError), match=named) as caught:
+            open_projector(str(folder))
+        assert "\n" not in str(caught.value)
+
+    for missing, named in (
+        ("model.vision_tower.encoder.layers.1.mlp.up_proj.linear.weight", "v.blk.1 are missing"),
+        ("model.vision_tower.patch_embedder.input_proj.weight", "v.patch_embd.weight is missing"),
+        ("model.audio_tower.layers.0.norm_out.weight", "a.blk.1 are missing"),
+    ):
+        rest = {name: values for name, values in tensors.items() if name != missing}
+        save_file(rest, folder / "model.safetensors", {"format": "pt"})
+        refused(named)
+    save_file(
+        tensors | {"model.vision_tower.more.weight": torch.zeros(2)}, folder / "model.safetensors"
+    )
+    refused("more.weight has no place")
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    original = json.loads((folder / "config.json").read_text())
+    for changes, named in (
+        ({"architectures": ["LlamaForCausalLM"]}, "no projector of a LlamaForCausalLM"),
+        ({"architectures": None}, "no projector"),
+        ({"vision_config": None}, "has no vision_config"),
+        ({"vision_config": original["vision_config"] | {"num_hidden_layers": 3}}, "v.blk.2"),
+        ({"vision_config": original["vision_config"] | {"num_hidden_layers": 2**39}}, "layers"),
+        ({"vision_config": original["vision_config"] | {"hidden_activation": "silu"}}, "silu"),
+        ({"audio_config": original["audio_config"] | {"attention_chunk_size": 8}}, "chunk_size"),
+    ):
+        (folder / "config.json").write_text(json.dumps(original | changes))
+        refused(named)
+    (folder / "config.json").write_text(json.dumps(original))
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [1, null, 2]}')
+    refused("no image_mean of three colours")
