@@ -261,6 +261,43 @@ def unpacked(
     return logical_tensors(config.folder, files, config.outer, settings, read_small)
 
 
+def open_projector(name: str) -> Model:
+    """Open the towers for pictures and sound of a Hugging Face directory, or of a Hub name.
+
+    It is a model like others, of the kind that llama.cpp calls an mmproj, but has no `spec`.
+    `projector_types` of archs/conversion/projectors.py says which types its tensors may have.
+    Raises FormatError, UnsupportedError, NetworkError.
+    """
+    path, hub = Path(name).expanduser(), hub_name(name)
+    if not path.is_dir() and hub is not None:
+        from snugfit.formats.hub import download
+
+        return _open_projector(download(*hub), hub.repository.split("/")[1])
+    if not path.is_dir():
+        raise FormatError(f"{name}: no such directory. Name the folder of the original model.")
+    return _open_projector(path, path.resolve().name)
+
+
+def _open_projector(folder: Path, name: str) -> Model:
+    from snugfit.archs.conversion.config import Config
+    from snugfit.archs.conversion.projectors import convert_projector
+    from snugfit.formats.safetensors import read_folder, read_json
+
+    processor: dict[str, Any] = {}
+    for file_name in ("preprocessor_config.json", "processor_config.json"):
+        if (folder / file_name).is_file():
+            found = read_json(folder / file_name)
+            own = found.get("image_processor")
+            processor |= found | (own if isinstance(own, dict) else {})
+    stored = read_folder(folder)
+    outer = read_json(folder / "config.json") | {"image_processor": processor}
+    keys, converted = convert_projector(Config(str(folder), outer), stored)
+    metadata = {"general.architecture": "clip", "general.type": "mmproj", "general.name": name}
+    tensors = {tensor.info.name: tensor.info for tensor in converted}
+    size = sum(tensor.size_bytes for tensor in tensors.values())
+    return Model(name, folder, metadata | keys, tensors, size, _read_folder(converted, stored))
+
+
 def converted_folder(
     config: Config, stored: Mapping[str, Stored], name: str
 ) -> tuple[dict[str, Any], list[ConvertedTensor]]:

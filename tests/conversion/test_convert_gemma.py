@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,8 @@ import torch
 from agreement import check_agreement, check_record, randomized, write_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM
+
+from snugfit.models import open_model
 
 VOCABULARY = 304  # of the tiny tokenizer: llama.cpp's converter cuts off what is beyond
 SIZES = {
@@ -111,3 +115,46 @@ def test_llama_cpp_and_torch_agree(tmp_path: Path, kind: str) -> None:
     if kind == "gemma-theta":  # llama.cpp's converter forgets it, and the model runs wrongly
         assert opened.metadata.pop("gemma.rope.freq_base") == 500_000
     check_record(opened, "gemma", kind)
+
+
+def test_gemma3n_as_transformers_saves_it_gets_what_llama_cpp_loads(tmp_path: Path) -> None:
+    folder, model = written(tmp_path / "gemma3n", "gemma3n")
+    tensors = load_file(folder / "model.safetensors")
+    unused = re.compile(r"model\.layers\.2\d\.self_attn\.(k_proj|v_proj|k_norm)\.weight")
+    kept = {name: values for name, values in tensors.items() if not unused.fullmatch(name)}
+    assert len(kept) == len(tensors) - 15
+    # Tokens for pictures and sound have no inputs of layers.
+    table = "model.embed_tokens_per_layer.weight"
+    kept[table] = kept[table][: VOCABULARY - 16].contiguous()
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    with torch.no_grad():
+        model.model.embed_tokens_per_layer.weight[VOCABULARY - 16 :] = 0
+    opened = check_agreement(folder, model, mix="F32", vocabulary=VOCABULARY)
+    check_record(opened, "gemma", "gemma3n")
+
+
+def test_a_pattern_of_windows_of_its_own_is_written(tmp_path: Path) -> None:
+    own = MODELS["gemma3"][1] | {"layer_types": ["full_attention", "sliding_attention"]}
+    config = AutoConfig.for_model("gemma3_text", **SIZES | own | {"num_hidden_layers": 2})
+    model = calm(AutoModelForCausalLM.from_config(config))
+    opened = check_agreement(write_model(tmp_path / "own", model), model, vocabulary=VOCABULARY)
+    assert opened.metadata["gemma3.attention.sliding_window_pattern"] == [False, True]
+
+
+def test_configs_of_transformers_4_say_the_same(tmp_path: Path) -> None:
+    folder, _ = written(tmp_path / "gemma3", "gemma3-linear")
+    new = open_model(str(folder)).metadata
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    del config["rope_parameters"], config["layer_types"]
+    config |= {
+        "rope_theta": 500_000,
+        "rope_local_base_freq": 20_000,
+        "rope_scaling": {"rope_type": "linear", "factor": 8},
+        "sliding_window_pattern": 6,
+    }
+    path.write_text(json.dumps(config))
+    assert (
+        open_model(str(folder)).metadata.items()
+        >= {key: value for key, value in new.items() if key.startswith("gemma3.")}.items()
+    )

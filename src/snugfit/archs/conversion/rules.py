@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,3 +118,17 @@ class ConversionRow:
         if said is None:
             return config.flag("tie_word_embeddings", self.tied_by_default)
         return bool(said)
+
+
+@dataclass(frozen=True)
+class ProjectorRow:
+    """What becomes of the towers of a model class, for pictures and sound.
+
+    `metadata` returns whole keys; rules name every tensor of a tower. `layers` says how many there
+    are of each kind, by the start of their names in GGUF; no projector is without those `needed`.
+    """
+
+    metadata: Callable[[Config], dict[str, Any]]
+    rules: tuple[Rule, ...]
+    layers: Callable[[Config], Mapping[str, int]]
+    needed: tuple[str, ...]

@@ -109,6 +109,21 @@ def convert_tensors(
     tensor that the architecture does not have.
     """
     names = name_map(row.architecture, config.layers + config.draft_layers)
+    found = renamed_tensors(config, row, stored, names)
+    _check_complete(config, row, found)
+    return sorted(found.values(), key=lambda tensor: _file_order(tensor.info.name))
+
+
+def renamed_tensors(
+    config: Config,
+    row: ConversionRow,
+    stored: Mapping[str, Stored],
+    names: Callable[[str], str | None],
+) -> dict[str, ConvertedTensor]:
+    """Return what stored tensors and constants become, by name in GGUF.
+
+    `names` says so where no rule does. Raises FormatError, UnsupportedError.
+    """
     found: dict[str, ConvertedTensor] = {}
     for name, members in _gathered(config, row, stored).items():
         _check_alike(config, name, members)
@@ -123,8 +138,7 @@ def convert_tensors(
         info = TensorInfo(gguf_name, values.shape, "F32")
         piece = Piece("", info.rows, always(values))
         found.setdefault(gguf_name, ConvertedTensor(info, "F32", (piece,)))
-    _check_complete(config, row, found)
-    return sorted(found.values(), key=lambda tensor: _file_order(tensor.info.name))
+    return found
 
 
 def _gathered(
