@@ -21,7 +21,7 @@ from snugfit.quants.positions import EMBEDDINGS, LAYER, Layout, is_kept_in_full,
 from snugfit.quants.recipes import COPY, is_mix, mix_named, recipe_named
 from snugfit.quants.types import TYPES
 
-CONVERTED = ("BF16", "F16")
+CONVERTED = ("F32", "BF16", "F16")
 LONGEST_TEXT = 127  # that llama-quantize keeps of a name
 
 

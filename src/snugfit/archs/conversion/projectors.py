@@ -11,7 +11,7 @@ from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow, ProjectorRow, Rule
 from snugfit.archs.conversion.tensors import ConvertedTensor, Stored, renamed_tensors
 from snugfit.errors import FormatError, UnsupportedError
-from snugfit.quants.recipes import fitting_type
+from snugfit.quants.assignment import fitting_type
 
 ARCHITECTURE = "clip"
 # Types of projectors: in full, or 16 bits that every backend multiplies. The first match decides.
