@@ -19,8 +19,8 @@ from test_convert_gemma4 import SIZES as SIZES_4
 
 from snugfit.archs.conversion.projectors import projector_types
 from snugfit.errors import FormatError, UnsupportedError
-from snugfit.models import open_model, open_projector
 from snugfit.mixes import types_of_mix
+from snugfit.models import open_model, open_projector
 from snugfit.quantize import quantize
 
 SMALL = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
