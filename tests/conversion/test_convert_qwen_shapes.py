@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from agreement import plain
+from declared import Declared
 from headers import header as recorded_header
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText
 
 from snugfit.archs.conversion.config import Config
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
 from snugfit.models import converted_folder
-
-
-@dataclass(frozen=True)
-class Declared:
-    """A tensor that a header declares; there are no values to read."""
-
-    shape: tuple[int, ...]
-    dtype: str = "BF16"
-
 
 # What these models' config.json say, as published.
 QWEN3_30B_A3B = {
