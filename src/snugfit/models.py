@@ -255,11 +255,10 @@ def converted_folder(
     from snugfit.archs.conversion.tensors import convert_tensors
 
     row = row_of(config)
-    converted = convert_tensors(config, row, stored)
     metadata = {"general.architecture": row.architecture, "general.type": "model"}
     metadata |= {"general.name": name}
     metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
-    return metadata, converted
+    return metadata, convert_tensors(config, row, stored)
 
 
 def _tokenizer_files(folder: Path) -> TokenizerFiles:

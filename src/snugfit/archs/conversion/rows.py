@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from snugfit.archs.conversion import gemma, gemma3n, gemma4, llama, qwen
+from snugfit.archs.conversion import gemma, gemma3n, gemma4, llama, qwen, recurrent
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
@@ -23,6 +23,8 @@ CONVERSIONS: dict[str, ConversionRow] = {
     "Qwen2ForCausalLM": qwen.QWEN2,
     "Qwen3ForCausalLM": qwen.QWEN3,
     "Qwen3MoeForCausalLM": qwen.QWEN3_MOE,
+    "Mamba2ForCausalLM": recurrent.MAMBA2,
+    "FalconH1ForCausalLM": recurrent.FALCON_H1,
 }
 
 

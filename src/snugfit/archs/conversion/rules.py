@@ -12,6 +12,7 @@ from snugfit.archs.conversion.config import Config
 
 Array = np.ndarray[Any, Any]
 Arrange = Callable[[Array], Array]
+Arrangement = Callable[[Array, Config], Array]
 Compute = Callable[[Array], Array]
 
 
@@ -36,10 +37,11 @@ class Part:
     """
 
     name: str = ""
-    arrange: Callable[[Array, Config], Array] = unchanged
+    arrange: Arrangement = unchanged
     compute: Compute | None = None
     whole: bool = False
     dimensions: int = 0
+    scale: Callable[[Config, int], Array | float] | None = None
     rows: Callable[[Config], int] | None = None
 
 

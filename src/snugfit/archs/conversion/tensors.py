@@ -69,6 +69,7 @@ class ConvertedTensor:
     dtype: str  # of its sources
     pieces: tuple[Piece, ...]
     compute: Compute | None = None
+    scale: Array | None = None  # a factor a row
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,18 @@ def _converted(config: Config, name: str, part: Part, members: list[Member]) -> 
         shape = (stack, *shape)
     if members[0].stack is not None:
         shape = (len(members), *shape)
-    in_full = part.compute is not None or is_kept_in_full(name, shape)
+    is_changed = part.compute is not None or part.scale is not None
+    in_full = is_changed or is_kept_in_full(name, shape)
     type_name = "F32" if in_full else GGUF_TYPE_OF_DTYPE[first.dtype]
     if part.rows is not None and (missing := part.rows(config) - rows) > 0:
         bits = np.float32 if type_name == "F32" else np.uint16
         pieces += (Piece("", missing, always(_zeros((missing, shape[-1]), bits))),)
         shape = (rows + missing, shape[-1])
-    return ConvertedTensor(TensorInfo(name, shape, type_name), first.dtype, pieces, part.compute)
+    info = TensorInfo(name, shape, type_name)
+    scale = np.empty(info.rows, np.float32) if part.scale else None
+    if scale is not None and part.scale:
+        scale[:] = part.scale(config, info.rows)
+    return ConvertedTensor(info, first.dtype, pieces, part.compute, scale)
 
 
 def _merged(shape: tuple[int, ...], dimensions: int) -> tuple[int, ...]:
@@ -262,7 +268,7 @@ def read_rows(
             if begin < end:
                 values = _arranged(piece, stored, matrix)
                 taken = _rows_of(values, begin - start, end - start, width)
-                found.append(_bytes_of(tensor, taken))
+                found.append(_bytes_of(tensor, taken, begin))
             start += each
             if start >= first + count:
                 break
@@ -286,7 +292,7 @@ def _rows_of(values: Array, begin: int, end: int, width: int) -> Array:
     return part[begin - leading * each : end - leading * each]
 
 
-def _bytes_of(tensor: ConvertedTensor, rows: Array) -> Array:
+def _bytes_of(tensor: ConvertedTensor, rows: Array, first: int) -> Array:
     """Return rows as bytes of the tensor's type; bfloat16 bits are the upper half of float32's."""
     if tensor.info.type_name == "F32":
         if tensor.dtype == "BF16" and rows.dtype == np.uint16:
@@ -294,6 +300,8 @@ def _bytes_of(tensor: ConvertedTensor, rows: Array) -> Array:
         rows = np.ascontiguousarray(rows, np.float32)
         if tensor.compute:
             rows = np.ascontiguousarray(tensor.compute(rows), np.float32)
+        if tensor.scale is not None:
+            rows = rows * tensor.scale[first : first + len(rows), None]
     return np.ascontiguousarray(rows).view(np.uint8).reshape(len(rows), -1)
 
 
