@@ -38,8 +38,9 @@ sys.path.append(str(Path(__file__).parents[1] / "tests" / "streaming"))
 from billion import make_model
 
 from snugfit.formats.imatrix import read_imatrix
+from snugfit.mixes import types_of_mix
 from snugfit.models import open_model
-from snugfit.quantize import Output, predicted_bytes, quantize_all, types_of_mix
+from snugfit.quantize import Output, predicted_bytes, quantize_all
 from snugfit.quants.codecs import requantize_rows
 from snugfit.quants.recipes import RECIPES
 from snugfit.streaming.tasks import slabs

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from snugfit.formats.imatrix import ColumnSums, Importance, write_imatrix
+from snugfit.mixes import types_of_mix
 from snugfit.models import Model, open_model
-from snugfit.quantize import quantize, types_of_mix
+from snugfit.quantize import quantize
 
 HIDDEN, WIDE, VOCABULARY, HEADS, KEY_HEADS, HEAD = 2048, 8192, 32768, 32, 8, 64
 CONFIG = {

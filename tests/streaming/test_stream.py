@@ -25,8 +25,9 @@ from snugfit.core import Configuration, TensorInfo
 from snugfit.errors import FormatError, OutputError, UnsupportedError
 from snugfit.formats.gguf import read_gguf
 from snugfit.formats.gguf_writer import encode_header
+from snugfit.mixes import types_of_mix
 from snugfit.models import Model, open_model
-from snugfit.quantize import Output, predicted_bytes, quantize, quantize_all, types_of_mix
+from snugfit.quantize import Output, predicted_bytes, quantize, quantize_all
 from snugfit.quants.codecs import dequantize_rows, quantize_rows
 from snugfit.runtimes.llama_cpp import LlamaCppRuntime
 from snugfit.streaming.executor import Threads
