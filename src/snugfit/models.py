@@ -197,7 +197,6 @@ def _gguf_slabs(file: GgufFile) -> Slabs:
 
 
 def _open_folder(folder: Path, name: str) -> Model:
-    from snugfit.archs.conversion.general import general_metadata
     from snugfit.archs.conversion.rows import Config
     from snugfit.archs.conversion.tokenizer import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder, read_json
@@ -209,28 +208,29 @@ def _open_folder(folder: Path, name: str) -> Model:
         )
     stored = read_folder(folder)
     config = Config(str(folder), read_json(config_path))
-    metadata, converted = converted_folder(config, stored, name)
     files = _tokenizer_files(folder)
+    metadata, converted = converted_folder(
+        config, stored, name, card=_model_card(folder), generation=files.generation
+    )
     metadata |= tokenizer_metadata(files, config.vocabulary)
     tensors = {tensor.info.name: tensor.info for tensor in converted}
-    metadata |= general_metadata(
-        name,
-        card=_model_card(folder),
-        config=config.raw,
-        generation=files.generation,
-        tensors=tensors.values(),
-    )
     size = sum(path.stat().st_size for path in {tensor.path for tensor in stored.values()})
     return Model(name, folder, metadata, tensors, size, _folder_slabs(converted, stored))
 
 
 def converted_folder(
-    config: Config, stored: Mapping[str, StoredTensor], name: str
+    config: Config,
+    stored: Mapping[str, StoredTensor],
+    name: str,
+    *,
+    card: str = "",
+    generation: Mapping[str, Any] | None = None,
 ) -> tuple[dict[str, Any], list[ConvertedTensor]]:
     """Return a Hugging Face model's metadata, but for its tokenizer, and its tensors in GGUF.
 
-    Raises FormatError, UnsupportedError.
+    `card` is README.md, `generation` generation_config.json. Raises FormatError, UnsupportedError.
     """
+    from snugfit.archs.conversion.general import general_metadata
     from snugfit.archs.conversion.rows import row_of
     from snugfit.archs.conversion.tensors import Stored, convert_tensors
 
@@ -238,7 +238,13 @@ def converted_folder(
     described = {key: Stored(tensor.shape, tensor.dtype) for key, tensor in stored.items()}
     converted = convert_tensors(config.folder, config, row, described)
     metadata = {"general.architecture": row.architecture, "general.type": "model"}
-    metadata |= {"general.name": name}
+    metadata |= general_metadata(
+        name,
+        card=card,
+        config=config.raw,
+        generation=generation,
+        tensors=[tensor.info for tensor in converted],
+    )
     metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
     return metadata, converted
 
