@@ -25,6 +25,7 @@ PRE_TOKENIZERS = {
     "qwen3-moe": "qwen2",
     "qwen3-next": "qwen2",
     "qwen35": "qwen35",
+    "gemma3-json": "gemma4",
     "phi4": "dbrx",
     "gpt-oss": "gpt-4o",
     "glm4": "glm4",

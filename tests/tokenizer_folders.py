@@ -345,6 +345,12 @@ FAMILIES: dict[str, Folder] = {
     "gemma": from_model("GemmaForCausalLM", GEMMA, GEMMA_ROLES),
     "gemma2": from_model("Gemma2ForCausalLM", GEMMA, GEMMA_ROLES),
     "gemma3": from_model("Gemma3ForCausalLM", GEMMA, GEMMA_ROLES),
+    "gemma3-json": family(
+        "Gemma3ForCausalLM",
+        with_fallback(("<pad>", "<eos>", "<bos>", "<unk>"), [], prepend=False),
+        GEMMA_ROLES,
+        model={"vocab_size": SPM_SIZE - 2},
+    ),
     "gemma4": family(
         "Gemma4ForCausalLM",
         with_fallback(

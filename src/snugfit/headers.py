@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, SnugfitError
+from snugfit.folders import converted_folder, unpacked
 from snugfit.formats.gguf import padded
 from snugfit.formats.gguf_writer import header_size
 from snugfit.models import (
@@ -19,12 +20,10 @@ from snugfit.models import (
     HubName,
     Model,
     Read,
-    converted_folder,
     hub_name,
     model_metadata,
     open_local,
     unknown_name,
-    unpacked,
 )
 
 if TYPE_CHECKING:

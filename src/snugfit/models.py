@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,29 +18,19 @@ from snugfit.archs.table import spec_of
 from snugfit.core import ModelSpec, TensorInfo
 from snugfit.demo import DEMOS
 from snugfit.errors import FormatError
+from snugfit.folders import Blocks as Blocks
+from snugfit.folders import Folder
+from snugfit.folders import Read as Read
 from snugfit.formats.gguf import GgufFile, padded, read_gguf
 from snugfit.formats.gguf_writer import header_size
 from snugfit.units import MIB
 
-if TYPE_CHECKING:
-    from snugfit.archs.conversion.config import Config
-    from snugfit.archs.conversion.tensors import ConvertedTensor, Stored
-    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
-    from snugfit.formats.packed import LogicalTensors
-    from snugfit.formats.packed.source import ReadSmall
-    from snugfit.formats.safetensors import Tensors
-
 Floats = np.ndarray[Any, np.dtype[np.float32]]
-Blocks = np.ndarray[Any, np.dtype[np.uint8]]
-# Name, first row, count of rows -> blocks of the tensor's type, uint8 [rows, row_bytes].
-Read = Callable[[str, int, int], Blocks]
 # Weights are handed on in runs of rows of about this size, as float32.
 SLAB_BYTES = 64 * MIB
 HUB_NAME = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
 )
-LARGEST_TOKENIZER_BYTES = 256 * MIB  # of one file; the largest published have 35
-LARGEST_CARD_BYTES = 16 * MIB
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
 
 
@@ -201,64 +190,9 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
 
 
 def _open_folder(folder: Path, name: str) -> Model:
-    from snugfit.archs.conversion.config import Config
-    from snugfit.archs.conversion.general import general_metadata
-    from snugfit.archs.conversion.tokenizer import tokenizer_metadata
-    from snugfit.formats.safetensors import read_folder, read_json
+    from snugfit.folders import open_folder
 
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise FormatError(
-            f"{folder}: no config.json. Name the folder that holds config.json and *.safetensors."
-        )
-    files = read_folder(folder)
-    config = Config(str(folder), read_json(config_path))
-    has_own = (folder / "hf_quant_config.json").is_file()
-    stored = unpacked(config, files, (lambda name: read_json(folder / name)) if has_own else None)
-    metadata, converted = converted_folder(config, stored, name)
-    tokenizer = _tokenizer_files(folder)
-    metadata |= tokenizer_metadata(tokenizer, config.vocabulary)
-    tensors = {tensor.info.name: tensor.info for tensor in converted}
-    metadata |= general_metadata(
-        name,
-        card=_model_card(folder),
-        config=config.raw,
-        generation=tokenizer.generation,
-        tensors=tensors.values(),
-    )
-    paths = tuple(sorted({tensor.path for tensor in files.values()}))
-    size = sum(path.stat().st_size for path in paths)
-    file_of = {
-        one.info.name: stored[one.pieces[0].source].path
-        for one in converted
-        if one.pieces[0].source in stored
-    }
-    read = _read_folder(converted, stored)
-    return Model(name, folder, metadata, tensors, size, read, files=paths, file_of=file_of)
-
-
-def unpacked(
-    config: Config,
-    files: Tensors,
-    modelopt: Callable[[str], Mapping[str, Any]] | None = None,
-    read_small: ReadSmall | None = None,
-) -> LogicalTensors:
-    """Return stored tensors as what they stand for, where they are stored quantized.
-
-    `modelopt` reads the JSON file of that name, where there is one. `read_small` reads a tensor of
-    a few bytes where the files are not here. Raises FormatError, UnsupportedError.
-    """
-    from snugfit.formats.packed import (
-        MODELOPT_FILE,
-        logical_tensors,
-        settings_of,
-        settings_of_modelopt,
-    )
-
-    settings = settings_of(config.folder, config.outer)
-    if settings is None and modelopt:
-        settings = settings_of_modelopt(config.folder, modelopt(MODELOPT_FILE))
-    return logical_tensors(config.folder, files, config.outer, settings, read_small)
+    return _model_of(folder, name, open_folder(folder, name))
 
 
 def open_projector(name: str) -> Model:
@@ -268,101 +202,27 @@ def open_projector(name: str) -> Model:
     `projector_types` of archs/conversion/projectors.py says which types its tensors may have.
     Raises FormatError, UnsupportedError, NetworkError.
     """
+    from snugfit.folders import open_projector_folder
+
     path, hub = Path(name).expanduser(), hub_name(name)
     if not path.is_dir() and hub is not None:
         from snugfit.formats.hub import download
 
-        return _open_projector(download(*hub), hub.repository.split("/")[1])
+        path = download(*hub)
     if not path.is_dir():
         raise FormatError(f"{name}: no such directory. Name the folder of the original model.")
-    return _open_projector(path, path.resolve().name)
+    own_name = hub.repository.split("/")[1] if hub else path.resolve().name
+    return _model_of(path, own_name, open_projector_folder(path, own_name))
 
 
-def _open_projector(folder: Path, name: str) -> Model:
-    from snugfit.archs.conversion.config import Config
-    from snugfit.archs.conversion.projectors import convert_projector
-    from snugfit.formats.safetensors import read_folder, read_json
-
-    processor: dict[str, Any] = {}
-    for file_name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / file_name).is_file():
-            found = read_json(folder / file_name)
-            own = found.get("image_processor")
-            processor |= found | (own if isinstance(own, dict) else {})
-    stored = read_folder(folder)
-    outer = read_json(folder / "config.json") | {"image_processor": processor}
-    keys, converted = convert_projector(Config(str(folder), outer), stored)
-    metadata = {"general.architecture": "clip", "general.type": "mmproj", "general.name": name}
-    tensors = {tensor.info.name: tensor.info for tensor in converted}
-    size = sum(tensor.size_bytes for tensor in tensors.values())
-    return Model(name, folder, metadata | keys, tensors, size, _read_folder(converted, stored))
-
-
-def converted_folder(
-    config: Config, stored: Mapping[str, Stored], name: str
-) -> tuple[dict[str, Any], list[ConvertedTensor]]:
-    """Return a Hugging Face model's metadata, but for its tokenizer, and its tensors in GGUF.
-
-    Raises FormatError, UnsupportedError.
-    """
-    from snugfit.archs.conversion.rows import row_of
-    from snugfit.archs.conversion.tensors import convert_tensors
-
-    config = replace(config, stored_names=stored.keys())
-    row = row_of(config)
-    metadata = {"general.architecture": row.architecture, "general.type": "model"}
-    metadata |= {"general.name": name}
-    # What the config says is refused before tensors are looked for that it does without.
-    metadata |= {f"{row.architecture}.{key}": value for key, value in row.metadata(config).items()}
-    return metadata, convert_tensors(config, row, stored)
-
-
-def _model_card(folder: Path) -> str:
-    path = folder / "README.md"
-    if not path.is_file():
-        return ""
-    with path.open("rb") as file:
-        return file.read(LARGEST_CARD_BYTES).decode("utf-8", "replace")
-
-
-def _tokenizer_files(folder: Path) -> TokenizerFiles:
-    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
-    from snugfit.formats.safetensors import json_object
-
-    def content(name: str) -> bytes:
-        path = folder / name
-        if not path.is_file():
-            return b""
-        if path.stat().st_size > LARGEST_TOKENIZER_BYTES:
-            raise FormatError(f"{path}: larger than any tokenizer. Download it again.")
-        return path.read_bytes()
-
-    def text(name: str) -> str:
-        return content(name).decode("utf-8", "replace")
-
-    def described(name: str) -> dict[str, Any]:
-        stored = content(name)
-        return json_object(folder / name, stored) if stored else {}
-
-    template = text("chat_template.jinja") or described("chat_template.json").get("chat_template")
-    more = sorted((folder / "additional_chat_templates").glob("*.jinja"))
-    return TokenizerFiles(
-        folder=str(folder),
-        tokenizer=described("tokenizer.json"),
-        config=described("tokenizer_config.json"),
-        generation=described("generation_config.json"),
-        chat_template=template if isinstance(template, str) else "",
-        model=described("config.json"),
-        added=described("added_tokens.json"),
-        tekken=described("tekken.json"),
-        sentencepiece=content("tokenizer.model"),
-        named_templates={path.stem: text(str(path.relative_to(folder))) for path in more[:100]},
+def _model_of(path: Path, name: str, folder: Folder) -> Model:
+    return Model(
+        name,
+        path,
+        folder.metadata,
+        folder.tensors,
+        folder.file_bytes,
+        folder.read,
+        files=folder.files,
+        file_of=folder.file_of,
     )
-
-
-def _read_folder(converted: list[ConvertedTensor], stored: Mapping[str, Stored]) -> Read:
-    from snugfit.archs.conversion.tensors import read_rows
-    from snugfit.formats.reading import loaded
-
-    by_name = {tensor.info.name: tensor for tensor in converted}
-    return lambda name, first, count: read_rows(by_name[name], stored, first, count, loaded)

@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 
 from snugfit.archs.conversion.config import Config
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
-from snugfit.models import converted_folder
+from snugfit.folders import converted_folder
 
 # What these models' config.json say, as published.
 QWEN3_30B_A3B = {

@@ -81,6 +81,8 @@ def tokenizer_of(metadata: Mapping[str, Any]) -> Tokenizer:
 
 
 def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
+    if metadata.get("tokenizer.ggml.pre") == "gemma4":
+        return _raw_pairs(metadata, tokens)
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
     row = _pre_tokenizer(metadata)
@@ -91,6 +93,21 @@ def _byte_level(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizer
     to_bytes = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.pre_tokenizer = pre_tokenizers.Sequence([*splits, to_bytes])
     backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def _raw_pairs(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.Tokenizer:
+    """Gemma's BPE: pairs of letters within a line, with a token for each byte of other letters."""
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+    merges = [_pair(merge) for merge in metadata.get("tokenizer.ggml.merges", ())]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocabulary, merges, byte_fallback=True))
+    backend.normalizer = normalizers.Replace(" ", SPACE)
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex(r"\n+"), "isolated")
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    )
     return backend
 
 
@@ -140,7 +157,7 @@ def _scored(metadata: Mapping[str, Any], tokens: Sequence[str]) -> tokenizers.To
 
 
 # tokenizer.ggml.model -> what builds it.
-BUILDERS = {"gpt2": _byte_level, "llama": _scored}
+BUILDERS = {"gpt2": _byte_level, "llama": _scored, "gemma4": _raw_pairs}
 
 
 def _pre_tokenizer(metadata: Mapping[str, Any]) -> PreTokenizer:
@@ -171,7 +188,8 @@ def _types(metadata: Mapping[str, Any], count: int) -> np.ndarray[Any, Any]:
 
 
 def _bos_id(metadata: Mapping[str, Any], kind: str, count: int) -> int | None:
-    adds_bos = kind == "llama" or _pre_tokenizer(metadata).adds_bos
+    of_letters = "gemma4" in (kind, metadata.get("tokenizer.ggml.pre"))
+    adds_bos = kind == "llama" or (not of_letters and _pre_tokenizer(metadata).adds_bos)
     if not bool(metadata.get("tokenizer.ggml.add_bos_token", adds_bos)):
         return None
     bos = metadata.get("tokenizer.ggml.bos_token_id")

@@ -33,6 +33,7 @@ from snugfit.archs.conversion.tokenizer_files import (
 )
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+FIXED_LENGTHS = {FIXED64: 8, FIXED32: 4}
 UNIGRAM, PAIRS = 1, 2  # TrainerSpec.model_type
 # SentencePiece's type of a piece -> GGUF's; what a user defined is an ordinary piece to llama.cpp's
 # converter, as its score decides.
@@ -161,13 +162,17 @@ def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """Yield field number and value: an int of a varint, else the bytes. Raises ValueError."""
     position = 0
     while position < len(data):
-        tag, position = _varint(data, position)
+        tag = data[position]
+        if tag < 0x80:  # as nearly all are; there are a million in a large vocabulary
+            position += 1
+        else:
+            tag, position = _varint(data, position)
         wire = tag & 7
         if wire == VARINT:
             value, position = _varint(data, position)
             yield tag >> 3, value
             continue
-        length = {FIXED64: 8, FIXED32: 4}.get(wire, -1)
+        length = FIXED_LENGTHS.get(wire, -1)
         if wire == BYTES:
             length, position = _varint(data, position)
         if not 0 <= length <= len(data) - position:
