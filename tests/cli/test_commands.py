@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from folders import TEXT, write_folder
 from headers import MODELS, ROWS, unpacked_header
+from shapes import metadata_of, tensors_of
 from tiny import tiny_model
 
 from snugfit.cli.main import COMMANDS, app_of, main
@@ -234,6 +235,27 @@ def test_fit_writes_exactly_what_it_predicts(
     assert document["score"]["divergence"] > 0
     plan = run_json(capsys, "plan", folder, "--size", "1.2MiB", "--ctx", 256)
     assert plan["tensor_types"] == document["plan"]["tensor_types"]
+
+
+def test_fit_takes_importance_that_others_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, folder: Path, text: Path
+) -> None:
+    imatrix, one, other = (tmp_path / name for name in ("i.gguf", "one.gguf", "other.gguf"))
+    fails_nothing(capsys, "calibrate", folder, "-o", imatrix, "--text", text)
+    options = ("--size", "900KiB", "--ctx", "512", "--no-score")
+    fails_nothing(capsys, "fit", folder, "-o", one, "--imatrix", imatrix, *options)
+    fails_nothing(capsys, "fit", folder, "-o", other, "--text", text, *options)
+    assert one.read_bytes() == other.read_bytes()
+
+
+def test_fit_says_what_to_do_for_a_model_that_torch_has_no_row_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    model = tmp_path / "gemma.gguf"
+    write_sparse(model, metadata_of("gemma3"), tensors_of("gemma3"))
+    said = fails(capsys, "fit", model, "-o", tmp_path / "out.gguf")
+    assert "cannot be calibrated" in said and "--imatrix FILE" in said
+    assert not (tmp_path / "out.gguf").exists()
 
 
 def test_impossible_budget_names_the_smallest_that_can(

@@ -39,6 +39,8 @@ from snugfit.cli.options import (
     machine_from,
     size_limit,
 )
+from snugfit.cli.quantize_options import Imatrix
+from snugfit.errors import UsageError
 
 NoScore = Annotated[bool, typer.Option("--no-score", help="Leave the evaluation out.")]
 HeldOut = Annotated[
@@ -70,6 +72,7 @@ def fit_command(
     vram: Vram = "",
     ram: Ram = "",
     text: Text = None,
+    imatrix: Imatrix = None,
     held_out: HeldOut = None,
     threads: Threads = 0,
     best: Best = False,
@@ -80,10 +83,13 @@ def fit_command(
 
     Example:  snugfit fit demo-moe -o small.gguf --size 6MiB --ctx 1024
     """
-    from snugfit.fit import fit, plan_fit
+    from snugfit.fit import can_measure, fit, given_importance, plan_fit
     from snugfit.models import open_model
 
+    if imatrix and text:
+        raise UsageError("give --imatrix FILE or --text FILE, not both.")
     opened, machine = open_model(model), machine_from(vram, ram, machine_name)
+    importance = given_importance(opened, imatrix)
     limit = size_limit(size, bpw, opened.spec().parameters)
     goal = goal_from(
         *(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts),
@@ -102,11 +108,12 @@ def fit_command(
             opened,
             chosen,
             output,
+            importance=importance,
             text=text,
             held_out=held_out,
             threads=threads,
             quality="best" if best else "fast",
-            score=not no_score,
+            score=not no_score and can_measure(opened),
             progress=progress,
         )
     if json:
@@ -129,6 +136,8 @@ def fit_command(
     if fitted.score:
         render.heading("Loss against the original")
         evaluate.show(fitted.score)
+    elif not no_score:
+        render.warn("not scored: torch has no row for the layers of this architecture")
     configuration = chosen.memory.configuration
     out = shlex.quote(str(output))
     render.next_command(f'snugfit run {out} "import os" --ctx {configuration.ctx}')
