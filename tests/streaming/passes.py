@@ -62,6 +62,8 @@ def run(folder: Path, delay: float, sender: Connection) -> None:
         time.sleep(delay)
         return rows
 
+    # Ctrl-C is ignored by what a shell runs in the background, such as these tests may be.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     stream.SECONDS_BETWEEN_NOTES = 0.002
     model = open_model(str(folder / "model.gguf"))
     inner = model.read
