@@ -26,6 +26,7 @@ from snugfit.cli.options import (
     ModelArgument,
     Objective,
     Out,
+    Pre,
     Ram,
     Rollback,
     Size,
@@ -71,6 +72,7 @@ def fit_command(
     ram: Ram = "",
     text: Text = None,
     held_out: HeldOut = None,
+    pre: Pre = "",
     threads: Threads = 0,
     best: Best = False,
     no_score: NoScore = False,
@@ -83,7 +85,7 @@ def fit_command(
     from snugfit.fit import fit, plan_fit
     from snugfit.models import open_model
 
-    opened, machine = open_model(model), machine_from(vram, ram, machine_name)
+    opened, machine = open_model(model, pre=pre), machine_from(vram, ram, machine_name)
     limit = size_limit(size, bpw, opened.spec().parameters)
     goal = goal_from(
         *(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts),

@@ -16,6 +16,7 @@ from snugfit.cli.options import (
     Like,
     ModelArgument,
     OutIfAny,
+    Pre,
     Size,
     Text,
     Threads,
@@ -95,6 +96,7 @@ def quantize_command(
     override_kv: OverrideKv = None,
     allow_requantize: AllowRequantize = False,
     keep_split: KeepSplit = False,
+    pre: Pre = "",
     dry_run: DryRun = False,
     threads: Threads = 0,
     best: Best = False,
@@ -129,6 +131,7 @@ def quantize_command(
         imatrix,
         text,
         (include_weights or [], exclude_weights or []),
+        pre=pre,
         is_dry=dry_run,
     )
     limit = size_limit(size, bpw, source.model.spec().parameters)
@@ -156,6 +159,7 @@ def _source(
     text: Path | None,
     parts: tuple[list[str], list[str]],
     *,
+    pre: str,
     is_dry: bool,
 ) -> Source:
     from snugfit.edits import (
@@ -170,7 +174,7 @@ def _source(
 
     changed = metadata_from(override_kv)
     pruned = layers_from(prune_layers) if prune_layers else ()
-    opened = with_metadata(open_model(name), changed)
+    opened = with_metadata(open_model(name, pre=pre), changed)
     layout = opened.spec().layout
     importance = _importance(opened, layout, imatrix, text, is_dry=is_dry)
     left = without_layers(opened, pruned) if pruned else opened

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from snugfit.archs.conversion import gemma_towers, qwen_towers
 from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow, ProjectorRow, Rule
 from snugfit.archs.conversion.tensors import ConvertedTensor, Stored, renamed_tensors
+from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.quants.assignment import fitting_type
 
@@ -90,6 +91,15 @@ def projector_types(
         else:
             found[name] = fitting_type(type_name, shape[-1])
     return found
+
+
+def stored_type(tensors: Iterable[TensorInfo]) -> str:
+    """Return the type of 16 bits that a projector is stored in, or F16 where it is in none.
+
+    The first matrix decides, as for llama.cpp's converter.
+    """
+    names = (tensor.type_name for tensor in tensors if len(tensor.shape) > 1)
+    return next((name for name in names if name in ("BF16", "F16")), "F16")
 
 
 def _check_complete(
