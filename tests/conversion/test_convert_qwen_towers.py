@@ -17,6 +17,8 @@ from test_convert_projectors import check_projector_record, picture, written_pro
 from test_convert_qwen import ROPE_2, SIZES, TEXT_3
 from transformers import AutoConfig, AutoModelForImageTextToText
 
+from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.projectors import projector_of
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.mixes import types_of_mix
 from snugfit.models import open_model, open_projector
@@ -94,6 +96,49 @@ def test_names_shapes_types_and_keys_are_those_of_the_converter(tmp_path: Path, 
     check_projector_record(opened, kind)
 
 
+def test_frames_keep_their_order(tmp_path: Path) -> None:
+    """A picture is the same frame twice: what it looks like does not tell them apart."""
+    folder, model = written(tmp_path / "qwen3-vl", "qwen3-vl")
+    opened = open_projector(str(folder))
+    stored = model.model.visual.patch_embed.proj.weight.detach().numpy()
+    for frame, name in enumerate(("v.patch_embd.weight", "v.patch_embd.weight.1")):
+        assert np.array_equal(opened.load(name), stored[:, :, frame])
+
+
+# Published towers: class, width of the language model, and what is not the class's default.
+SMALLER = {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096}
+PUBLISHED: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "Qwen3.6-27B": ("Qwen3_5ForConditionalGeneration", 5120, {}),
+    "Qwen3.6-35B-A3B": ("Qwen3_5MoeForConditionalGeneration", 2048, {}),
+    "Qwen3-VL-4B": (
+        "Qwen3VLForConditionalGeneration",
+        2560,
+        SMALLER | {"deepstack_visual_indexes": [5, 11, 17]},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_keys_of_published_towers(name: str) -> None:
+    model_class, width, own = PUBLISHED[name]
+    vision = AutoConfig.for_model("qwen3_5").vision_config.to_dict()
+    vision |= {"out_hidden_size": width, "deepstack_visual_indexes": []} | own
+    outer = {
+        "text_config": {"hidden_size": width},
+        "vision_config": vision,
+        "architectures": [model_class],
+        "image_processor": {"image_mean": [0.5] * 3, "image_std": [0.5] * 3},
+    }
+    config = Config(name, outer)
+    keys = projector_of(config).metadata(config)
+    assert keys["clip.vision.image_size"] == 768
+    assert keys["clip.vision.projection_dim"] == width
+    taken = [number for number, one in enumerate(keys["clip.vision.is_deepstack_layers"]) if one]
+    assert taken == vision["deepstack_visual_indexes"]
+    assert len(keys["clip.vision.is_deepstack_layers"]) == keys["clip.vision.block_count"]
+    assert keys["clip.vision.block_count"] == own.get("depth", 27)
+
+
 @pytest.mark.parametrize("kind", ["qwen3-vl", "qwen2.5-vl"])
 def test_names_of_older_and_newer_files_are_the_same(tmp_path: Path, kind: str) -> None:
     folder, _ = written(tmp_path / kind, kind)
@@ -125,6 +170,9 @@ VISION_CHANGES: tuple[tuple[str, dict[str, Any], str], ...] = (
     ("qwen3.5", {"spatial_merge_size": 4}, "spatial_merge_size is 4"),
     ("qwen3.5", {"temporal_patch_size": 1}, "temporal_patch_size is 1"),
     ("qwen3.5", {"hidden_act": "silu"}, "silu"),
+    ("qwen3.5", {"num_heads": 0}, "0 heads"),
+    ("qwen3.5", {"num_heads": 2**39}, "heads of 64 numbers"),
+    ("qwen3.5", {"num_heads": 32}, "32 heads of 64 numbers"),
     ("qwen3.5", {"out_hidden_size": 128}, "tokens of 128 numbers"),
     ("qwen3.5", {"deepstack_visual_indexes": [0]}, "v.deepstack.0 are missing"),
     ("qwen3.5", {"deepstack_visual_indexes": [2]}, "no list of the tower's layers"),

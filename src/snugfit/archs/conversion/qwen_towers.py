@@ -85,13 +85,19 @@ def _common(config: Config, vision: Config, width: int) -> dict[str, Any]:
             f"{config.folder}/config.json: the tower makes tokens of {projected} numbers, the "
             f"language model takes {config.hidden_size}. Download it again."
         )
+    heads = int(vision.number("num_heads"))
+    if heads == 0 or width % (4 * heads):
+        raise FormatError(
+            f"{config.folder}/config.json: {heads} heads of {width} numbers, which turn by fours, "
+            "cannot be right. Download it again."
+        )
     return {
         "clip.has_vision_encoder": True,
         "clip.vision.projection_dim": config.hidden_size,
         "clip.vision.patch_size": int(vision.number("patch_size")),
         "clip.vision.embedding_length": width,
         "clip.vision.block_count": _depth(vision),
-        "clip.vision.attention.head_count": int(vision.number("num_heads")),
+        "clip.vision.attention.head_count": heads,
         "clip.vision.attention.layer_norm_epsilon": EPSILON,
         "clip.vision.image_mean": colours(config, "image_mean"),
         "clip.vision.image_std": colours(config, "image_std"),
