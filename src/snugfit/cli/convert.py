@@ -75,15 +75,16 @@ def convert_command(
     from snugfit.edits import metadata_from
     from snugfit.quantize import Output, quantize_all
 
+    mix = _mix(model, type, output, is_projector=mmproj)
     if output is None and not dry_run:
         raise UsageError(f"say which file to write, as: snugfit convert {model} -o OUT.gguf")
     if mmproj and (pre or split_max_size or split_max_tensors):
         raise UsageError("--mmproj writes one file without a tokenizer: no --pre and no --split-*.")
     changed = metadata_from(override_kv or [])
     if mmproj:
-        opened, chosen = _towers(model, type, changed)
+        opened, chosen = _towers(model, mix, changed)
     else:
-        opened, chosen = _language_model(model, type or "bf16", pre, output, changed)
+        opened, chosen = _language_model(model, mix, pre, changed)
     mix = chosen.mix
     prefix = "mmproj-" if mmproj else ""
     made = Output(
@@ -110,33 +111,37 @@ def convert_command(
         render.next_command(f'snugfit run {written.path} "import os"')
 
 
+def _mix(name: str, type: str, output: Path | None, *, is_projector: bool) -> str:
+    """Return the type that was asked for, "" where a projector's own decides. Raises UsageError."""
+    mix = type.upper() or ("" if is_projector else "BF16")
+    if is_projector and mix not in ("", *OF_TOWERS):
+        raise UsageError(f"--type {type}: a projector is written in {', '.join(OF_TOWERS)}.")
+    if not is_projector and mix not in FULL_PRECISION:
+        raise UsageError(
+            f"--type {type}: convert writes {', '.join(FULL_PRECISION)}. "
+            f"For {mix} use: snugfit quantize {name} {output or 'OUT.gguf'} {mix}"
+        )
+    return mix
+
+
 def _language_model(
-    name: str, type: str, pre: str, output: Path | None, changed: Mapping[str, Any]
+    name: str, mix: str, pre: str, changed: Mapping[str, Any]
 ) -> tuple[Model, Chosen]:
     from snugfit.edits import with_metadata
     from snugfit.mixes import chosen_types
     from snugfit.models import open_model
 
-    mix = type.upper()
-    if mix not in FULL_PRECISION:
-        raise UsageError(
-            f"--type {type}: convert writes {', '.join(FULL_PRECISION)}. "
-            f"For {mix} use: snugfit quantize {name} {output or 'OUT.gguf'} {mix}"
-        )
     opened = with_metadata(open_model(name, pre=pre), changed)
     return opened, chosen_types(opened, mix)
 
 
-def _towers(name: str, type: str, changed: Mapping[str, Any]) -> tuple[Model, Chosen]:
+def _towers(name: str, mix: str, changed: Mapping[str, Any]) -> tuple[Model, Chosen]:
     from snugfit.archs.conversion.projectors import projector_types, stored_type
     from snugfit.edits import with_metadata
     from snugfit.mixes import Chosen
     from snugfit.models import open_projector
     from snugfit.quants.recipes import recipe_named
 
-    mix = type.upper()
-    if mix not in ("", *OF_TOWERS):
-        raise UsageError(f"--type {type}: a projector is written in {', '.join(OF_TOWERS)}.")
     opened = with_metadata(open_projector(name), changed)
     mix = mix or stored_type(opened.tensors.values())
     types = projector_types(opened.metadata, opened.shapes, mix)
