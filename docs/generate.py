@@ -9,6 +9,7 @@ import dataclasses
 import sys
 from pathlib import Path
 
+from conversion_page import conversion_page
 from typer.testing import CliRunner
 
 from snugfit.archs.catalogue import CATALOGUE
@@ -338,6 +339,7 @@ def program_reference() -> str:
 
 PAGES = {
     "cli.md": command_reference,
+    "conversion.md": lambda: NOTICE + conversion_page(),
     "machines.md": machine_reference,
     "models.md": model_reference,
     "programs.md": program_reference,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from snugfit.core import TensorInfo
-from snugfit.errors import FormatError
+from snugfit.errors import FormatError, UnsupportedError
 from snugfit.units import MIB
 
 if TYPE_CHECKING:
@@ -42,8 +42,11 @@ class Folder:
     file_of: dict[str, Path] = field(repr=False)  # by tensor
 
 
-def open_folder(folder: Path, name: str) -> Folder:
-    """Open the language model of a directory. Raises FormatError, UnsupportedError."""
+def open_folder(folder: Path, name: str, pre: str = "") -> Folder:
+    """Open the language model of a directory. Raises FormatError, UnsupportedError.
+
+    `pre` names llama.cpp's pre-tokenizer where the tokenizer's is not recognised, or wrongly.
+    """
     from snugfit.archs.conversion.tokenizer import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder
 
@@ -54,7 +57,12 @@ def open_folder(folder: Path, name: str) -> Folder:
     metadata, converted = converted_folder(
         config, stored, name, card=_model_card(folder), generation=tokenizer.generation
     )
-    metadata |= tokenizer_metadata(tokenizer, config.vocabulary)
+    metadata |= tokenizer_metadata(tokenizer, config.vocabulary, pre=pre or None)
+    if pre and metadata.get("tokenizer.ggml.pre") != pre:
+        raise UnsupportedError(
+            f"--pre {pre}: {folder} has a tokenizer of another kind, which has no pre-tokenizer to "
+            "choose. Leave --pre out."
+        )
     return _folder(metadata, converted, stored, files)
 
 

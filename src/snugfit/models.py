@@ -17,13 +17,13 @@ import numpy as np
 from snugfit.archs.table import spec_of
 from snugfit.core import ModelSpec, TensorInfo
 from snugfit.demo import DEMOS
-from snugfit.errors import FormatError
+from snugfit.errors import FormatError, UsageError
 from snugfit.folders import Blocks as Blocks
 from snugfit.folders import Folder
 from snugfit.folders import Read as Read
 from snugfit.formats.gguf import GgufFile, padded, read_gguf
 from snugfit.formats.gguf_writer import header_size
-from snugfit.units import MIB
+from snugfit.units import MIB, format_size
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 # Weights are handed on in runs of rows of about this size, as float32.
@@ -32,6 +32,7 @@ HUB_NAME = re.compile(
     r"(?P<repository>[\w.-]+/[\w.-]+)(@(?P<revision>\w[\w./+-]*))?(:(?P<file>[\w./-]+))?"
 )
 QUANTIZATION_VERSION = 2  # ggml's, stored in every file
+PROJECTOR = "clip"  # the architecture of files with towers for pictures and sound
 
 
 class HubName(NamedTuple):
@@ -96,12 +97,13 @@ class Model:
         }
 
 
-def open_model(name: str) -> Model:
+def open_model(name: str, *, pre: str = "") -> Model:
     """Open a demo, a path or a Hub name, which is downloaded.
 
+    `pre` names llama.cpp's pre-tokenizer where that of a directory is not recognised, or wrongly.
     Raises FormatError, UnsupportedError, NetworkError: one line each.
     """
-    local = open_local(name)
+    local = open_local(name, pre=pre)
     if local is not None:
         return local
     from snugfit.archs.catalogue import CATALOGUE
@@ -114,20 +116,20 @@ def open_model(name: str) -> Model:
     hub = hub_name(name)
     if hub is None:
         raise unknown_name(name)
-    return _open_hub(hub)
+    return _open_hub(hub, pre)
 
 
-def open_local(name: str, *, skim: bool = False) -> Model | None:
+def open_local(name: str, *, skim: bool = False, pre: str = "") -> Model | None:
     """Open a demo or what is on disk under this name, or return None.
 
-    With `skim`, a GGUF file's tokenizer is left out.
+    With `skim`, a GGUF file's tokenizer is left out; `pre` is as in `open_model`.
     """
     if name in DEMOS:
-        return _open_folder(DEMOS[name], name)
+        return _open_folder(DEMOS[name], name, pre)
     path = Path(name).expanduser()
     if path.is_dir():
-        return _open_folder(path, path.resolve().name)
-    return open_gguf(path, skim=skim) if path.exists() else None
+        return _open_folder(path, path.resolve().name, pre)
+    return _open_gguf(path, pre, skim=skim) if path.exists() else None
 
 
 def hub_name(name: str) -> HubName | None:
@@ -150,11 +152,22 @@ def unknown_name(name: str) -> FormatError:
     )
 
 
-def _open_hub(hub: HubName) -> Model:
+def _open_hub(hub: HubName, pre: str) -> Model:
     from snugfit.formats.hub import download
 
     path = download(hub.repository, hub.file, hub.revision)
-    return open_gguf(path) if path.is_file() else _open_folder(path, hub.repository.split("/")[1])
+    if path.is_file():
+        return _open_gguf(path, pre)
+    return _open_folder(path, hub.repository.split("/")[1], pre)
+
+
+def _open_gguf(path: Path, pre: str, *, skim: bool = False) -> Model:
+    if pre:
+        raise UsageError(
+            f"--pre {pre}: {path} has a tokenizer in GGUF already. "
+            f"Use: --override-kv tokenizer.ggml.pre=str:{pre}"
+        )
+    return open_gguf(path, skim=skim)
 
 
 def open_gguf(path: Path, *, skim: bool = False) -> Model:
@@ -177,6 +190,13 @@ def open_gguf(path: Path, *, skim: bool = False) -> Model:
 
 def model_metadata(file: GgufFile) -> dict[str, Any]:
     """Return a file's metadata. Raises FormatError if it is a projector or an adapter."""
+    if file.metadata.get("general.architecture") == PROJECTOR:
+        size = sum(tensor.size_bytes for tensor in file.tensors.values())
+        raise FormatError(
+            f"{file.path}: is a projector of pictures or sound with {format_size(size)} of "
+            "weights, not a language model. Name the model's own file, and this one beside it: "
+            f"snugfit memory MODEL --mmproj {file.path}"
+        )
     if file.metadata.get("general.type") not in (None, "model"):
         raise FormatError(
             f"{file.path}: holds {file.metadata['general.type']!r}, not a language model. "
@@ -189,10 +209,10 @@ def model_metadata(file: GgufFile) -> dict[str, Any]:
     }
 
 
-def _open_folder(folder: Path, name: str) -> Model:
+def _open_folder(folder: Path, name: str, pre: str) -> Model:
     from snugfit.folders import open_folder
 
-    return _model_of(folder, name, open_folder(folder, name))
+    return _model_of(folder, name, open_folder(folder, name, pre))
 
 
 def open_projector(name: str) -> Model:
@@ -204,13 +224,14 @@ def open_projector(name: str) -> Model:
     """
     from snugfit.folders import open_projector_folder
 
-    path, hub = Path(name).expanduser(), hub_name(name)
+    path, hub = DEMOS.get(name, Path(name).expanduser()), hub_name(name)
     if not path.is_dir() and hub is not None:
         from snugfit.formats.hub import download
 
-        path = download(*hub)
+        path = download(hub.repository, hub.file, hub.revision)
     if not path.is_dir():
-        raise FormatError(f"{name}: no such directory. Name the folder of the original model.")
+        what = "is a file" if path.is_file() else "no such directory"
+        raise FormatError(f"{name}: {what}. Towers are in the folder of the original model.")
     own_name = hub.repository.split("/")[1] if hub else path.resolve().name
     return _model_of(path, own_name, open_projector_folder(path, own_name))
 

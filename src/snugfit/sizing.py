@@ -11,7 +11,7 @@ from snugfit.errors import FormatError, UsageError
 from snugfit.formats.gguf import read_gguf
 from snugfit.hardware.detect import detect, machine_of
 from snugfit.headers import open_headers
-from snugfit.models import Model
+from snugfit.models import PROJECTOR, Model
 from snugfit.planning import memory as memory_model
 from snugfit.planning.axes import Goal
 from snugfit.planning.beside import with_projector
@@ -78,7 +78,7 @@ def memory(
 def projector_weights(path: str) -> int:
     """Return the bytes of a vision projector's tensors. Raises FormatError for any other file."""
     file = read_gguf(path)
-    if file.metadata.get("general.architecture") != "clip":
+    if file.metadata.get("general.architecture") != PROJECTOR:
         raise FormatError(f"{path}: is no vision projector. Name the mmproj file of the model.")
     return sum(tensor.size_bytes for tensor in file.tensors.values())
 

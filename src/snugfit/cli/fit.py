@@ -26,6 +26,7 @@ from snugfit.cli.options import (
     ModelArgument,
     Objective,
     Out,
+    Pre,
     Ram,
     Rollback,
     Size,
@@ -74,6 +75,7 @@ def fit_command(
     text: Text = None,
     imatrix: Imatrix = None,
     held_out: HeldOut = None,
+    pre: Pre = "",
     threads: Threads = 0,
     best: Best = False,
     no_score: NoScore = False,
@@ -88,7 +90,7 @@ def fit_command(
 
     if imatrix and text:
         raise UsageError("give --imatrix FILE or --text FILE, not both.")
-    opened, machine = open_model(model), machine_from(vram, ram, machine_name)
+    opened, machine = open_model(model, pre=pre), machine_from(vram, ram, machine_name)
     importance = given_importance(opened, imatrix)
     limit = size_limit(size, bpw, opened.spec().parameters)
     goal = goal_from(

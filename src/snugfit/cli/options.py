@@ -180,6 +180,14 @@ Best = Annotated[
     bool,
     typer.Option("--best", help="Ten times slower, with a better choice of scales."),
 ]
+Pre = Annotated[
+    str,
+    typer.Option(
+        "--pre",
+        metavar="NAME",
+        help="llama.cpp's name for how a folder's tokenizer splits text, where it is not known.",
+    ),
+]
 Threads = Annotated[
     int,
     typer.Option("--threads", "-t", min=0, metavar="N", help="Threads; 0 takes every processor."),

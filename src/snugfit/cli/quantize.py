@@ -16,6 +16,7 @@ from snugfit.cli.options import (
     Like,
     ModelArgument,
     OutIfAny,
+    Pre,
     Size,
     Text,
     Threads,
@@ -97,6 +98,7 @@ def quantize_command(
     override_kv: OverrideKv = None,
     allow_requantize: AllowRequantize = False,
     keep_split: KeepSplit = False,
+    pre: Pre = "",
     dry_run: DryRun = False,
     cluster: Cluster = "",
     threads: Threads = 0,
@@ -132,6 +134,7 @@ def quantize_command(
         imatrix,
         text,
         (include_weights or [], exclude_weights or []),
+        pre=pre,
         is_dry=dry_run,
     )
     limit = size_limit(size, bpw, source.model.spec().parameters)
@@ -172,6 +175,7 @@ def _source(
     text: Path | None,
     parts: tuple[list[str], list[str]],
     *,
+    pre: str,
     is_dry: bool,
 ) -> Source:
     from snugfit.edits import (
@@ -185,7 +189,7 @@ def _source(
 
     changed = metadata_from(override_kv)
     pruned = layers_from(prune_layers) if prune_layers else ()
-    opened = with_metadata(_opened(name, is_dry=is_dry), changed)
+    opened = with_metadata(_opened(name, pre, is_dry=is_dry), changed)
     layout = opened.spec().layout
     importance = _importance(opened, layout, imatrix, text, is_dry=is_dry)
     left = without_layers(opened, pruned) if pruned else opened
@@ -199,14 +203,14 @@ def _source(
     return Source(left, layout, importance, overrides, changed)
 
 
-def _opened(name: str, *, is_dry: bool) -> Model:
+def _opened(name: str, pre: str, *, is_dry: bool) -> Model:
     """Open a model; to say what would be written, its headers are enough."""
     from snugfit.headers import open_headers
     from snugfit.models import open_local, open_model
 
     if is_dry and open_local(name) is None:
         return open_headers(name).model
-    return open_model(name)
+    return open_model(name, pre=pre)
 
 
 def _importance(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -91,8 +91,8 @@ def gemma4_unified_metadata(config: Config) -> dict[str, Any]:
 def _common(config: Config, vision: Config) -> dict[str, Any]:
     return {
         "clip.vision.patch_size": int(vision.number("patch_size")),
-        "clip.vision.image_mean": _colours(config, "image_mean"),
-        "clip.vision.image_std": _colours(config, "image_std"),
+        "clip.vision.image_mean": colours(config, "image_mean"),
+        "clip.vision.image_std": colours(config, "image_std"),
     }
 
 
@@ -135,7 +135,7 @@ def _hears(config: Config) -> bool:
     return bool(config.outer.get("audio_config"))
 
 
-def _colours(config: Config, key: str) -> list[float]:
+def colours(config: Config, key: str) -> list[float]:
     found = config.outer.get("image_processor")
     values = found.get(key) if isinstance(found, Mapping) else None
     if not isinstance(values, list) or len(values) != 3 or not all(map(_is_finite, values)):
@@ -150,12 +150,12 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def layers(config: Config) -> dict[str, int]:
-    found = {"v.blk.": config.part("vision_config").layers}
-    return found | ({"a.blk.": config.part("audio_config").layers} if _hears(config) else {})
+def layers(config: Config) -> dict[str, Sequence[int]]:
+    found: dict[str, Sequence[int]] = {"v.blk.": range(config.part("vision_config").layers)}
+    return found | ({"a.blk.": range(config.part("audio_config").layers)} if _hears(config) else {})
 
 
-def no_layers(_config: Config) -> dict[str, int]:
+def no_layers(_config: Config) -> dict[str, Sequence[int]]:
     return {}
 
 

@@ -68,7 +68,8 @@ def pre_tokenizer_name(where: str, tokenizer: Mapping[str, Any], model_class: st
         said = " then ".join(chain) or "no split"
         raise UnsupportedError(
             f"{where}: splits text by {said[:300]}, which no pre-tokenizer of llama.cpp known here "
-            "does. If you know the one that does, name it with --pre."
+            "does. If you know the one that does, name it with --pre NAME (of convert, quantize or "
+            "fit)."
         )
     model = tokenizer.get("model")
     ignores = isinstance(model, Mapping) and model.get("ignore_merges") is True

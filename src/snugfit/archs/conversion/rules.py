@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,11 +124,13 @@ class ConversionRow:
 class ProjectorRow:
     """What becomes of the towers of a model class, for pictures and sound.
 
-    `metadata` returns whole keys; rules name every tensor of a tower. `layers` says how many there
+    `metadata` returns whole keys; rules name every tensor of a tower. `layers` says which there
     are of each kind, by the start of their names in GGUF; no projector is without those `needed`.
+    `rename` comes before the rules.
     """
 
     metadata: Callable[[Config], dict[str, Any]]
     rules: tuple[Rule, ...]
-    layers: Callable[[Config], Mapping[str, int]]
+    layers: Callable[[Config], Mapping[str, Sequence[int]]]
     needed: tuple[str, ...]
+    rename: Callable[[str, Config], str] = same_name
