@@ -57,7 +57,10 @@ def fit(
     """
     report = progress or (lambda stage, done, total: None)
     importance = None
-    if any(TYPES[name].is_quantized for name in plan.tensor_types.values()):
+    if any(
+        TYPES[given].is_quantized and given != model.tensors[name].type_name
+        for name, given in plan.tensor_types.items()
+    ):
         importance = calibrate(model, text, progress=lambda *at: report("calibrating", *at))
     written = quantize(
         model,
