@@ -70,7 +70,7 @@ def types_of_mix(
         uncounted = [name for name, _, _ in tensors if overrides.pattern_type(name)]
     at = placed(tensors, layout or model.spec().layout, frozenset(uncounted))
     types = assign_types(mix, at, has_importance=has_importance, overrides=overrides)
-    if not model.is_gguf:  # of which llama.cpp's converter keeps what is packed in ggml's blocks
+    if model.is_original:  # of which llama.cpp's converter keeps what is packed in ggml's blocks
         types |= {
             tensor.name: tensor.stored
             for tensor in at
