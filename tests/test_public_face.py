@@ -11,7 +11,7 @@ import pytest
 import snugfit
 from snugfit.errors import UsageError
 from snugfit.hardware.detect import machine_of
-from snugfit.units import format_size, parse_size
+from snugfit.units import format_seconds, format_size, parse_size
 
 
 def test_every_public_name_is_there() -> None:
@@ -76,3 +76,18 @@ def test_sizing_of_a_demo() -> None:
     assert smaller.memory.devices[0].free_bytes == 2**30
     chosen = snugfit.plan("demo-moe", size="6MiB", ram=2**30)
     assert chosen.file_bytes <= 6 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [
+        (0.2, "under 1 s"),
+        (12, "12 s"),
+        (188, "3 min 8 s"),
+        (7200, "2 h"),
+        (19_200, "5 h 20 min"),
+        (200_000, "2 d 7 h"),
+    ],
+)
+def test_times_are_written_with_their_two_largest_units(seconds: float, written: str) -> None:
+    assert format_seconds(seconds) == written

@@ -52,3 +52,18 @@ def format_size(size_bytes: float) -> str:
             value = size_bytes / BYTES_OF_UNIT[unit]
             return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f} {unit}"
     return f"{size_bytes:.0f} B"
+
+
+def format_seconds(seconds: float) -> str:
+    """Write a time with its two largest units: `5 h 20 min`, `3 min 8 s`, `12 s`, `under 1 s`."""
+    whole = round(seconds)
+    if whole < 1:
+        return "under 1 s"
+    units = (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1))
+    first = next(place for place, (_, length) in enumerate(units) if whole >= length)
+    parts = []
+    for name, length in units[first : first + 2]:
+        count, whole = divmod(whole, length)
+        if count:
+            parts.append(f"{count} {name}")
+    return " ".join(parts)

@@ -251,3 +251,26 @@ def test_convert_without_a_file_or_with_another_type(
         assert main(["convert", str(model), "--dry-run", "--json", "--split-max-size", size]) == 0
         capsys.readouterr()
     assert main(["convert", str(model), "--dry-run", "--split-max-size", "5"]) == 2
+
+
+def test_a_dry_run_on_a_cluster_is_planned_from_a_header(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = tmp_path / "v4.gguf"
+    document = run_json(
+        capsys, "deepseek-v4-pro", out, "Q4_K_M", "--dry-run", "--cluster", "local:64"
+    )
+    planned = document["pass"]
+    assert planned["written_bytes"] == document["file_bytes"] > 800 * 2**30
+    assert planned["read_bytes"] > 700 * 2**30
+    assert planned["tasks"] > 100_000
+    assert planned["core_seconds"] == pytest.approx(64 * planned["seconds"])
+    assert [node["workers"] for node in planned["nodes"]] == [64]
+    assert not out.exists()
+
+
+def test_a_cluster_of_no_workers_is_wrong_usage(
+    capsys: pytest.CaptureFixture[str], model: Path, tmp_path: Path
+) -> None:
+    words = (model, tmp_path / "q.gguf", "Q8_0", "--cluster", "local:none")
+    assert "no number of workers" in fails(capsys, *words)

@@ -97,7 +97,7 @@ def test_only_what_is_not_done_is_done_again(folder: Path) -> None:
 def test_interrupted(folder: Path) -> None:
     """Ctrl-C says in one line that what is done is kept, and how to go on."""
     clear(folder)
-    child = Child(folder, 0.02)
+    child = Child(folder, 0.1)
     while len(child.read) < 10:
         assert child.next()
     child.stop(signal.SIGINT)

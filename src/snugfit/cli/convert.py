@@ -74,7 +74,7 @@ def convert_command(
         split_tensors=split_max_tensors,
     )
     if dry_run:
-        cuts_text.show_plans([cuts_text.CutPlan.of(opened, made, chosen, None)], json)
+        cuts_text.show_plans([cuts_text.CutPlan.of(opened, made, chosen, None)], None, json)
         return
     with render.bar(f"converting to {mix}", "weights") as bar:
         (written,) = quantize_all(opened, [made], threads=threads, progress=bar)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from snugfit.cli import render
-from snugfit.units import format_size
+from snugfit.units import format_seconds, format_size
 
 if TYPE_CHECKING:
     from snugfit.formats.imatrix import Importance
     from snugfit.mixes import Chosen, Coverage
     from snugfit.models import Model
     from snugfit.quantize import Output, Written
+    from snugfit.streaming.estimate import PassPlan
 
 LAYER = re.compile(r"blk\.\d+\.")
 SHOWN = 3  # names of tensors in a warning
@@ -155,11 +156,12 @@ def data_bytes(model: Model, types: Mapping[str, str]) -> int:
     )
 
 
-def show_plans(plans: Sequence[CutPlan], json: bool) -> None:
-    """Show files that would be written."""
+def show_plans(plans: Sequence[CutPlan], planned: PassPlan | None, json: bool) -> None:
+    """Show files that would be written, and the pass that would write them."""
     if json:
         documents = [plan.document() for plan in plans]
-        render.print_json(documents[0] if len(documents) == 1 else {"files": documents})
+        document = documents[0] if len(documents) == 1 else {"files": documents}
+        render.print_json(document | ({"pass": of_pass(planned)} if planned else {}))
         return
     for plan in plans:
         render.heading(
@@ -178,7 +180,43 @@ def show_plans(plans: Sequence[CutPlan], json: bool) -> None:
             )
         render.out.print(table)
         plan.warn()
+    if planned:
+        show_pass(planned)
     render.note("nothing was written")
+
+
+def of_pass(planned: PassPlan) -> dict[str, Any]:
+    return {
+        "tasks": planned.tasks,
+        "read_bytes": planned.read_bytes,
+        "written_bytes": planned.written_bytes,
+        "core_seconds": planned.core_seconds,
+        "seconds": planned.seconds,
+        "bytes_per_s": planned.bytes_per_s,
+        "nodes": [vars(share) for share in planned.shares],
+    }
+
+
+def show_pass(planned: PassPlan) -> None:
+    """Show tasks, bytes and time; node by node where there are several."""
+    render.out.print(
+        f"One pass: {planned.tasks:,} tasks read {format_size(planned.read_bytes)} and write "
+        f"{format_size(planned.written_bytes)}; {format_seconds(planned.seconds)} on "
+        f"{planned.workers:,} {'core' if planned.workers == 1 else 'cores'} as fast as this one, "
+        f"where disks move {format_size(int(planned.bytes_per_s))} a second or more."
+    )
+    if len(planned.shares) < 2:
+        return
+    table = render.table("node", ">workers", ">tasks", ">reads", ">writes")
+    for share in planned.shares:
+        table.add_row(
+            render.safe(share.name),
+            str(share.workers),
+            f"{share.tasks:,}",
+            format_size(share.read_bytes),
+            format_size(share.written_bytes),
+        )
+    render.out.print(table)
 
 
 def of_written(written: Written) -> dict[str, object]:

@@ -23,6 +23,7 @@ from snugfit.cli.options import (
 )
 from snugfit.cli.quantize_options import (
     AllowRequantize,
+    Cluster,
     DryRun,
     ExcludeWeights,
     Imatrix,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from snugfit.quantize import Output
     from snugfit.quants.overrides import Overrides
     from snugfit.quants.positions import Layout
+    from snugfit.streaming.estimate import PassPlan
 
 
 @dataclass(frozen=True)
@@ -96,6 +98,7 @@ def quantize_command(
     allow_requantize: AllowRequantize = False,
     keep_split: KeepSplit = False,
     dry_run: DryRun = False,
+    cluster: Cluster = "",
     threads: Threads = 0,
     best: Best = False,
     max_buffer_size: MaxBufferSize = 1,
@@ -141,10 +144,23 @@ def quantize_command(
         for output, one in zip(outputs, chosen, strict=True)
     ]
     if dry_run:
-        cuts_text.show_plans(plans, json)
+        planned = _pass_plan(source, outputs, cluster, request.threads)
+        cuts_text.show_plans(plans, planned, json)
         return
     _check_importance(source, chosen)
-    _write(model, source, outputs, plans, request.threads, best, allow_requantize, json)
+    _write(model, source, outputs, plans, request.threads, cluster, best, allow_requantize, json)
+
+
+def _pass_plan(source: Source, outputs: Sequence[Output], cluster: str, threads: int) -> PassPlan:
+    from snugfit.quantize import available_threads
+    from snugfit.streaming.estimate import plan_pass
+
+    nodes = [("this machine", threads or available_threads())]
+    if cluster:
+        from snugfit.streaming.cluster import RayWorkers
+
+        nodes = [(node.name, node.workers) for node in RayWorkers(cluster).nodes()]
+    return plan_pass(source.model, outputs, nodes, has_importance=source.importance is not None)
 
 
 def _source(
@@ -166,11 +182,10 @@ def _source(
         without_layers,
     )
     from snugfit.mixes import described, importance_for
-    from snugfit.models import open_model
 
     changed = metadata_from(override_kv)
     pruned = layers_from(prune_layers) if prune_layers else ()
-    opened = with_metadata(open_model(name), changed)
+    opened = with_metadata(_opened(name, is_dry=is_dry), changed)
     layout = opened.spec().layout
     importance = _importance(opened, layout, imatrix, text, is_dry=is_dry)
     left = without_layers(opened, pruned) if pruned else opened
@@ -182,6 +197,16 @@ def _source(
         if imatrix:
             changed = described(importance, imatrix) | changed
     return Source(left, layout, importance, overrides, changed)
+
+
+def _opened(name: str, *, is_dry: bool) -> Model:
+    """Open a model; to say what would be written, its headers are enough."""
+    from snugfit.headers import open_headers
+    from snugfit.models import open_local, open_model
+
+    if is_dry and open_local(name) is None:
+        return open_headers(name).model
+    return open_model(name)
 
 
 def _importance(
@@ -249,12 +274,18 @@ def _write(
     outputs: Sequence[Output],
     plans: Sequence[cuts_text.CutPlan],
     threads: int,
+    cluster: str,
     best: bool,
     allow_requantize: bool,
     json: bool,
 ) -> None:
     from snugfit.quantize import quantize_all
 
+    executor = None
+    if cluster:
+        from snugfit.streaming.cluster import RayWorkers
+
+        executor = RayWorkers(cluster)
     with render.bar(f"quantizing to {', '.join(plan.mix for plan in plans)}", "weights") as bar:
         written = quantize_all(
             source.model,
@@ -264,6 +295,8 @@ def _write(
             quality="best" if best else "fast",
             allow_requantize=allow_requantize,
             progress=bar,
+            executor=executor,
+            notice=render.warn,
         )
     if json:
         documents = [

@@ -75,6 +75,14 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Say types and bytes of the file to the byte; write nothing."),
 ]
+Cluster = Annotated[
+    str,
+    typer.Option(
+        "--cluster",
+        metavar="ADDRESS",
+        help="Quantize on a Ray cluster: auto, ray://HOST:PORT, HOST:PORT, or local[:WORKERS].",
+    ),
+]
 # Accepted: memory is bounded by less than what can be asked for.
 MaxBufferSize = Annotated[int, typer.Option("--max-buffer-size", min=1, metavar="MIB", hidden=True)]
 TYPE = "{type}"

@@ -77,6 +77,11 @@ class RayWorkers:
     def _outcome(self, ray: Any, finished: Any) -> list[Task]:
         try:
             outcome: list[Task] | SnugfitError = ray.get(finished)
+        except ray.exceptions.RayTaskError as error:
+            raise SnugfitError(
+                f"--cluster {self.address}: a worker failed ({_first_line(error.cause)}). "
+                "Run the same command again to go on."
+            ) from None
         except ray.exceptions.RayError as error:
             raise SnugfitError(
                 f"--cluster {self.address}: tasks were lost {RETRIES} times ({_first_line(error)})."

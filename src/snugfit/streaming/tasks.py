@@ -60,7 +60,7 @@ class Work:
     quality: Quality = "fast"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Task:
     """Rows of a tensor, and the targets that want them."""
 
