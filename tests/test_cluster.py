@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from test_packed_models import packed_folders
 
 from snugfit.core import TensorInfo
 from snugfit.errors import FormatError, SnugfitError, UsageError
@@ -74,6 +75,15 @@ def test_a_cluster_writes_the_same_bytes_though_a_worker_is_killed(
     assert killed
     assert same_bytes(here, there)
     assert {path.name for path in (tmp_path / "there").iterdir()} == {"IQ3_S.gguf", "Q4_K_M.gguf"}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_workers_unpack_what_is_stored_packed(tmp_path: Path, two_workers: None) -> None:
+    model = open_model(str(packed_folders(tmp_path, "gptq", "qwen3moe")[1]))
+    here, there = outputs_of(model, tmp_path / "here"), outputs_of(model, tmp_path / "there")
+    quantize_all(model, here, threads=2)
+    quantize_all(model, there, executor=RayWorkers("local:2"))
+    assert same_bytes(here, there)
 
 
 @pytest.mark.filterwarnings("ignore")

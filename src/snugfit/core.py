@@ -83,13 +83,14 @@ class ModelSpec:
     experts_used: int
     caches: tuple[LayerCache, ...]
     tensors: tuple[TensorInfo, ...]
-    file_bytes: int  # header, metadata and padding counted
+    file_bytes: int  # as it is stored: header, metadata and padding counted
     cache_basis: Basis = "exact"
     header_bytes: int = 0  # before the tensor data of a file cut from this model
     states: tuple[LayerState, ...] = ()
     borrowed: tuple[LayerCache, ...] = ()  # read by layers that have none, as their own would be
     first_heads: tuple[int, int] = (0, 0)  # of the first layer: of queries, of keys and values
     drafting: int = 0  # of the layers, the last, which only draft tokens
+    is_original: bool = False  # safetensors: any GGUF file is yet to be written
 
     @cached_property
     def parameters(self) -> int:

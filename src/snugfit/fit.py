@@ -86,7 +86,10 @@ def fit(
     report = progress or (lambda stage, done, total: None)
     if importance is not None:
         _check_covered(model, plan, importance)
-    elif any(TYPES[name].is_quantized for name in plan.tensor_types.values()):
+    elif any(
+        TYPES[given].is_quantized and given != model.tensors[name].type_name
+        for name, given in plan.tensor_types.items()
+    ):
         importance = calibrate(model, text, progress=lambda *at: report("calibrating", *at))
     written = quantize(
         model,

@@ -105,7 +105,6 @@ def _folder(
     files: Tensors,
 ) -> Folder:
     from snugfit.archs.conversion.tensors import read_rows
-    from snugfit.formats.reading import loaded
 
     by_name = {tensor.info.name: tensor for tensor in converted}
     paths = tuple(sorted({tensor.path for tensor in files.values()}))
@@ -113,7 +112,7 @@ def _folder(
         metadata,
         {name: tensor.info for name, tensor in by_name.items()},
         sum(path.stat().st_size for path in paths),
-        lambda name, first, count: read_rows(by_name[name], stored, first, count, loaded),
+        lambda name, first, count: read_rows(by_name[name], stored, first, count),
         paths,
         {
             name: files[tensor.pieces[0].source].path

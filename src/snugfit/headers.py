@@ -184,11 +184,19 @@ def _shapes(
     file_bytes: int | None = None,
 ) -> Model:
     """Return a model without weights; without `file_bytes`, of the size that its GGUF would be."""
+    is_original = file_bytes is not None
     if file_bytes is None:
         header_bytes = header_size(metadata, list(tensors.values()), absent_bytes)
         file_bytes = header_bytes + sum(padded(t.size_bytes) for t in tensors.values())
     return Model(
-        name, Path(name), metadata, tensors, file_bytes, _no_weights(refusal), absent_bytes
+        name,
+        Path(name),
+        metadata,
+        tensors,
+        file_bytes,
+        _no_weights(refusal),
+        absent_bytes,
+        is_original=is_original,
     )
 
 

@@ -59,6 +59,7 @@ def types_of_mix(
 ) -> dict[str, str]:
     """Return the type that a mix gives each tensor of `model`, as llama-quantize does.
 
+    Of a folder, experts that are stored as MXFP4 stay so, unless a pattern names them.
     `layout` is that of the model before layers were pruned, whose layers llama-quantize counts.
     """
     if mix.upper() == COPY:
@@ -69,6 +70,12 @@ def types_of_mix(
         uncounted = [name for name, _, _ in tensors if overrides.pattern_type(name)]
     at = placed(tensors, layout or model.spec().layout, frozenset(uncounted))
     types = assign_types(mix, at, has_importance=has_importance, overrides=overrides)
+    if model.is_original:  # of which llama.cpp's converter keeps what is packed in ggml's blocks
+        types |= {
+            tensor.name: tensor.stored
+            for tensor in at
+            if TYPES[tensor.stored].is_quantized and not overrides.pattern_type(tensor.name)
+        }
     base = recipe_named(mix).base
     if not model.is_gguf and not TYPES[base].is_quantized:
         # No mix is asked about these, but converting is: all that is not F32 for good.

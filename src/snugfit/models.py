@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,6 +56,7 @@ class Model:
     absent_bytes: int = 0  # of a header that has more than `metadata`: a tokenizer that is not here
     files: tuple[Path, ...] = ()  # that weights are read from; splits and shards in their order
     file_of: dict[str, Path] = field(default_factory=dict, repr=False)  # by tensor
+    is_original: bool = False  # safetensors, here or on the Hub
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -79,7 +80,7 @@ class Model:
 
     def spec(self) -> ModelSpec:
         """Return the shapes that planning works on. Raises FormatError on absurd metadata."""
-        return spec_of(
+        spec = spec_of(
             self.name,
             self.metadata,
             tuple(self.tensors.values()),
@@ -88,6 +89,7 @@ class Model:
                 self.cut_metadata(0), list(self.tensors.values()), self.absent_bytes
             ),
         )
+        return replace(spec, is_original=self.is_original)
 
     def cut_metadata(self, file_type: int) -> dict[str, Any]:
         """Return the metadata of a file cut from this model; its size is the same for every cut."""
@@ -246,4 +248,5 @@ def _model_of(path: Path, name: str, folder: Folder) -> Model:
         folder.read,
         files=folder.files,
         file_of=folder.file_of,
+        is_original=True,
     )

@@ -23,12 +23,9 @@ class Declared:
     dtype: str = "BF16"
     values: Any = None
 
-    def whole(self) -> Any:
+    def opened(self, index: int | None = None) -> Any:
         assert self.values is not None, "only headers are read"
-        return self.values
-
-    def matrix(self, index: int) -> Any:
-        return self.whole()[index]
+        return (self.values if index is None else self.values[index]), lambda view: view
 
 
 def declared(model_type: str, config: Mapping[str, Any]) -> dict[str, Declared]:

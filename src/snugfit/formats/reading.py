@@ -56,13 +56,26 @@ def loaded(view: Array) -> Array:
     root = _root_of(view)
     if root is None or not view.size:
         return view
-    steps = [(length - 1) * step for length, step in zip(view.shape, view.strides, strict=True)]
-    low, high = sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + view.itemsize
+    low, high = spanned(view)
     if high - low > MOST_SPANNED * view.nbytes:
-        return view
+        return gathered(view)
     start = view.ctypes.data + low - root.ctypes.data
     taken = read_at(Path(str(root.filename)), root.offset + start, high - low)
     return np.ndarray(view.shape, view.dtype, taken, -low, view.strides)
+
+
+def gathered(view: Array) -> Array:
+    """Return a copy that lies as the view does, but close together, as for turning it over.
+
+    Columns of a large matrix, copied row by row, would miss every cache there is.
+    """
+    return np.array(view, order="K", subok=False)
+
+
+def spanned(view: Array) -> tuple[int, int]:
+    """Return where the bytes of a view that is not empty begin and end, from its first item on."""
+    steps = [(length - 1) * step for length, step in zip(view.shape, view.strides, strict=True)]
+    return sum(s for s in steps if s < 0), sum(s for s in steps if s > 0) + view.itemsize
 
 
 def _root_of(view: Array) -> np.memmap[Any, Any] | None:

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from snugfit.errors import FormatError, UnsupportedError
-from snugfit.formats.reading import mapped
+from snugfit.formats.reading import loaded, mapped
 
+Load = Callable[[np.ndarray[Any, Any]], np.ndarray[Any, Any]]
 # The format's own bound on a header (safetensors' documentation, "Format").
 LARGEST_HEADER_BYTES = 100_000_000
 LENGTH_BYTES = 8  # a file begins with the length of its header
@@ -83,13 +84,13 @@ class StoredTensor:
             shape = (*shape[:-1], shape[-1] // numbers)
         return mapped(self.path, DTYPES[self.dtype], self.offset, shape)
 
-    def whole(self) -> np.ndarray[Any, Any]:
-        return self.map()
+    def read(self) -> np.ndarray[Any, Any]:
+        """Read the stored values, as `map` has them. Raises FormatError, UnsupportedError."""
+        return loaded(self.map())
 
-    def matrix(self, index: int) -> np.ndarray[Any, Any]:
-        """Map one matrix of a stack of them."""
-        matrix: np.ndarray[Any, Any] = self.map()[index]
-        return matrix
+    def opened(self, index: int | None = None) -> tuple[np.ndarray[Any, Any], Load]:
+        """Map all values, or one matrix of a stack; also return what reads a view of the map."""
+        return (self.map() if index is None else self.map()[index]), loaded
 
 
 Tensors = dict[str, StoredTensor]

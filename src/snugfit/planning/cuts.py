@@ -57,8 +57,10 @@ def _is_worth_having(cut: Cut, whole: Cut) -> bool:
 def _whole(spec: ModelSpec) -> Cut:
     types = {tensor.name: tensor.type_name for tensor in spec.tensors}
     sizes = {tensor.name: tensor.size_bytes for tensor in spec.tensors}
-    reads = reads_of(spec, types, sizes)
-    return Cut(AS_IT_IS, types, footprint_of(spec), spec.bits_per_weight, reads)
+    reads, footprint = reads_of(spec, types, sizes), footprint_of(spec)
+    if spec.is_original:
+        footprint = cut_footprint(footprint, spec, sizes)
+    return Cut(AS_IT_IS, types, footprint, spec.bits_per_weight, reads)
 
 
 def _cut(spec: ModelSpec, whole: Cut, mix: str) -> Cut:

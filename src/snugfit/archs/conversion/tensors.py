@@ -59,12 +59,11 @@ class Stored(Protocol):
     @property
     def dtype(self) -> str: ...
 
-    def whole(self) -> Array:
-        """Return all values, in `shape`."""
-        ...
+    def opened(self, index: int | None = None) -> tuple[Array, Load]:
+        """Return an array of all values, or of one matrix of a stack, and what loads a view of it.
 
-    def matrix(self, index: int) -> Array:
-        """Return one matrix of a stack of them, without reading the others."""
+        Until it is loaded, only where things are in it counts: its values need not be there.
+        """
         ...
 
 
@@ -299,12 +298,11 @@ def read_rows(
     stored: Mapping[str, Stored],
     first: int,
     count: int,
-    load: Load = lambda values: values,
 ) -> Array:
     """Return `count` rows from `first` on, as bytes of the tensor's type: uint8 [rows, row_bytes].
 
     Only what holds these rows is read: of a stack, its matrices; of a matrix, its rows where the
-    arrangement is a view. `load` brings a view of a mapped file into memory.
+    arrangement is a view.
     """
     width = tensor.info.columns
     if tensor.dtype in BLOCKS:
@@ -315,7 +313,7 @@ def read_rows(
         for matrix in range(max(piece.stack, 1)):
             begin, end = max(first, start), min(first + count, start + each)
             if begin < end:
-                values = _arranged(piece, stored, matrix)
+                values, load = _arranged(piece, stored, matrix)
                 taken = _rows_of(values, begin - start, end - start, width, load)
                 moved = tensor.columns(taken) if tensor.columns else taken
                 found.append(_bytes_of(tensor, moved, begin))
@@ -325,21 +323,41 @@ def read_rows(
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 
-def _arranged(piece: Piece, stored: Mapping[str, Stored], matrix: int) -> Array:
+def _arranged(piece: Piece, stored: Mapping[str, Stored], matrix: int) -> tuple[Array, Load]:
+    """Return values in their places, and what loads a view of them."""
     if not piece.source:
-        return piece.arrange(np.empty(0))
-    source = stored[piece.source]
-    return piece.arrange(source.matrix(matrix) if piece.stack else source.whole())
+        return piece.arrange(np.empty(0)), _as_it_is
+    values, load = stored[piece.source].opened(matrix if piece.stack else None)
+    arranged = piece.arrange(values)
+    if np.may_share_memory(arranged, values):
+        return arranged, load
+    return piece.arrange(load(values)), _as_it_is  # it copies, as only small tensors' do
+
+
+def _as_it_is(values: Array) -> Array:
+    return values
 
 
 def _rows_of(values: Array, begin: int, end: int, width: int, load: Load) -> Array:
-    """Return rows of an array as a matrix; only the leading entries that hold them are copied."""
+    """Return rows of an array as a matrix; nothing but them is loaded and copied."""
     if values.ndim < 2 or values.shape[-1] != width:
-        return load(values.reshape(-1, width)[begin:end])
-    each = max(1, math.prod(values.shape[1:]) // width)
-    leading = begin // each
-    part = load(values[leading : -(-end // each)]).reshape(-1, width)
-    return part[begin - leading * each : end - leading * each]
+        flat = values.reshape(-1, width)
+        if np.may_share_memory(flat, values):
+            return load(flat[begin:end])
+        return load(values).reshape(-1, width)[begin:end]
+    if values.ndim == 2:
+        return load(values[begin:end])
+    each, found = math.prod(values.shape[1:-1]), []
+    while begin < end:
+        entry, inside = divmod(begin, each)
+        if inside or end - begin < each:
+            stop = min(end, (entry + 1) * each)
+            found.append(_rows_of(values[entry], inside, stop - entry * each, width, load))
+        else:
+            stop = end - end % each
+            found.append(load(values[entry : stop // each]).reshape(-1, width))
+        begin = stop
+    return found[0] if len(found) == 1 else np.concatenate(found)
 
 
 def _bytes_of(tensor: ConvertedTensor, rows: Array, first: int) -> Array:

@@ -82,7 +82,7 @@ def logical_tensors(
     if not settings:
         return dict(stored)
     method = method_of(folder, settings)
-    source = Source(folder, stored, settings, _handed_on(config), read_small or _map)
+    source = Source(folder, stored, settings, _handed_on(config), read_small or _read)
     METHODS[method](source)
     others = {name: tensor for name, tensor in stored.items() if name not in source.used}
     return others | source.weights
@@ -117,5 +117,5 @@ def _handed_on(config: Mapping[str, Any]) -> str:
     return "BF16"
 
 
-def _map(tensor: StoredTensor) -> np.ndarray[Any, Any]:
-    return tensor.map()
+def _read(tensor: StoredTensor) -> np.ndarray[Any, Any]:
+    return tensor.read()

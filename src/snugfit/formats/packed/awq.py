@@ -52,14 +52,14 @@ def _add(source: Source, base: str) -> None:
         return scaled(
             _reader(qweight),
             Grid(np.ascontiguousarray(as_floats(scales, scales.map()).T), block),
-            Grid(unpacked(qzeros.map()), block),
+            Grid(unpacked(qzeros.read()), block),
         )
 
     source.add(name, qweight, (rows, columns), open_matrix)
 
 
 def _reader(qweight: StoredTensor) -> Rows:
-    words = qweight.map()
+    words = qweight.read()  # rows are columns of it
 
     def rows(first: int, last: int) -> Array:
         start = first // ROWS

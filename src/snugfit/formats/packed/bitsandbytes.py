@@ -25,6 +25,7 @@ from snugfit.formats.packed.weights import (
     check_shape,
     scaled,
 )
+from snugfit.formats.reading import loaded
 from snugfit.formats.safetensors import StoredTensor
 
 STATE = ".quant_state.bitsandbytes__"
@@ -77,7 +78,7 @@ def _add_four_bits(source: Source, name: str, described: StoredTensor) -> None:
         check_shape(nested[1], (256,), name)
 
     def open_matrix(_index: int) -> Rows:
-        own = _state(described, np.asarray(described.map()))
+        own = _state(described, described.read())
         if own.shape != state.shape or own.block != state.block:
             raise FormatError(
                 f"{described.path}: tensor {described.name} says shape {list(own.shape)}, unlike "
@@ -116,7 +117,7 @@ def _largest(
     packed: StoredTensor, scales: StoredTensor, table: StoredTensor, state: State
 ) -> Array:
     """Return the largest number of each block out of bytes of a table, as float32."""
-    found = as_floats(table, table.map())[packed.map()]
+    found = as_floats(table, table.map())[packed.read()]
     shared = np.repeat(as_floats(scales, scales.map()), state.nested_block)[: len(found)]
     largest: Array = found * shared + np.float32(state.offset)
     return largest
@@ -132,7 +133,7 @@ def _reader(packed: StoredTensor, table: Array, largest: Array, state: State) ->
         start, end = first * columns // size, math.ceil(last * columns / size)
         # An odd block shares its first byte with the one before it.
         begin = start * size // 2
-        values = spread(stream[begin : math.ceil(end * size / 2)], pairs)
+        values = spread(loaded(stream[begin : math.ceil(end * size / 2)]), pairs)
         values = values[start * size - 2 * begin :]
         short = (end - start) * size - len(values)
         if short > 0:
@@ -163,7 +164,7 @@ def _add_eight_bits(source: Source, base: str) -> None:
     def open_matrix(_index: int) -> Rows:
         codes = weight.map()
         by_row = as_floats(largest, largest.map()).reshape(-1, 1)
-        rows = scaled(lambda a, b: codes[a:b].astype(np.float32), Grid(by_row, block))
+        rows = scaled(lambda a, b: loaded(codes[a:b]).astype(np.float32), Grid(by_row, block))
         return lambda first, last: np.multiply(rows(first, last), OF_127)
 
     source.add(name, weight, weight.shape, open_matrix)

@@ -27,6 +27,7 @@ from snugfit.formats.packed.weights import (
     matrix_of,
     scaled,
 )
+from snugfit.formats.reading import loaded
 from snugfit.formats.safetensors import StoredTensor
 
 FORMATS = (
@@ -129,7 +130,9 @@ def _add_integers(source: Source, name: str, choices: Sequence[int]) -> None:
             groups_of = _checked_order(order, found.values.shape[1])
         points = _zero_points(zeros, index, shape, found, bits) if zeros else None
         return scaled(
-            lambda first, last: _unpacked(packed[first:last], bits, per_word, columns, middle),
+            lambda first, last: _unpacked(
+                loaded(packed[first:last]), bits, per_word, columns, middle
+            ),
             Grid(found.values, found.block, groups_of),
             Grid(points, found.block, groups_of) if points is not None else None,
         )
@@ -178,7 +181,7 @@ def _zero_points(
 ) -> Array:
     """Return zero points in the places of scales; words are packed along a weight's rows."""
     rows, groups = scales.values.shape
-    values = matrix_of(stored, index, shape)
+    values = loaded(matrix_of(stored, index, shape))
     if values.size == scales.values.size and stored.dtype == "I8":
         return values.astype(np.float32).reshape(rows, groups)
     if stored.dtype == "I32" and values.ndim == 2 and values.shape[1] == groups:
@@ -195,7 +198,7 @@ def _zero_points(
 
 
 def _checked_order(stored: StoredTensor, groups: int) -> Array | None:
-    order = stored.map()
+    order = stored.read()
     if order.dtype.kind not in "iu" or order.min() < -1 or order.max() >= groups:
         raise FormatError(
             f"{stored.path}: tensor {stored.name} names groups from {order.min()} to "
@@ -236,8 +239,10 @@ def _add_plain(source: Source, name: str, blocks: Sequence[tuple[int, int]]) -> 
         points = None
         if zeros:
             values = matrix_of(zeros, index, shape)
-            values = values if zeros.dtype == "I8" else as_floats(zeros, values)
+            values = loaded(values) if zeros.dtype == "I8" else as_floats(zeros, values)
             points = Grid(values.astype(np.float32).reshape(found.values.shape), block)
-        return scaled(lambda first, last: codes[first:last].astype(np.float32), found, points)
+        return scaled(
+            lambda first, last: loaded(codes[first:last]).astype(np.float32), found, points
+        )
 
     source.add(name, weight, shape, open_matrix)

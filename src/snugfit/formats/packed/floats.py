@@ -26,6 +26,7 @@ from snugfit.formats.packed.weights import (
     mxfp4_matrix,
     scaled,
 )
+from snugfit.formats.reading import loaded
 from snugfit.formats.safetensors import StoredTensor
 
 # What scales' names end with -> what the name of their weight ends with. DeepSeek-V3 and Qwen;
@@ -135,7 +136,7 @@ def add_float8(
     def open_matrix(index: int) -> Rows:
         table, codes = float8_table(weight.dtype), matrix_of(weight, index, shape)
         return scaled(
-            lambda first, last: np.take(table, codes[first:last], mode="clip"),
+            lambda first, last: np.take(table, loaded(codes[first:last]), mode="clip"),
             grid(scales, index, shape, block),
         )
 
@@ -194,4 +195,4 @@ def add_nvfp4(
 def _fp4(weight: StoredTensor, index: int, shape: tuple[int, ...]) -> Rows:
     codes: Array = matrix_of(weight, index, shape).view(np.uint8).reshape(shape[-2], -1)
     table = spread_table(4, tuple(FP4_VALUES.tolist()))
-    return lambda first, last: spread(codes[first:last], table)
+    return lambda first, last: spread(loaded(codes[first:last]), table)

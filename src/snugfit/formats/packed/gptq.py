@@ -54,11 +54,11 @@ def _add(source: Source, base: str, less: int) -> None:
     size = _group_size(source, scales, columns, groups_of is not None)
 
     def open_matrix(_index: int) -> Rows:
-        words = qweight.map()
+        words = qweight.read()  # rows are columns of it
         order = _order(groups_of, size, groups)
         block = (1, size)
         factors = np.ascontiguousarray(as_floats(scales, scales.map()).T)
-        zeros = np.ascontiguousarray(_zeros(qzeros.map(), bits, less)[:, :rows].T)
+        zeros = np.ascontiguousarray(_zeros(qzeros.read(), bits, less)[:, :rows].T)
         return scaled(
             lambda first, last: integers(words[:, first:last].T, bits),
             Grid(factors, block, order),
@@ -106,7 +106,7 @@ def _order(stored: StoredTensor | None, size: int, groups: int) -> Array | None:
     """Return the group of each column, or None where groups follow in order."""
     if stored is None:
         return None
-    order = stored.map()
+    order = stored.read()
     if np.array_equal(order, np.arange(len(order)) // size):
         return None
     if order.dtype.kind not in "iu" or order.min() < 0 or order.max() >= groups:

@@ -9,7 +9,8 @@ from typing import Any
 
 from snugfit.errors import FormatError, UnsupportedError
 from snugfit.formats.packed.codes import Array
-from snugfit.formats.packed.weights import DOWNLOAD, Latest, Rows, Weight
+from snugfit.formats.packed.recent import Recent
+from snugfit.formats.packed.weights import DOWNLOAD, Rows, Weight
 from snugfit.formats.safetensors import StoredTensor
 
 # Values of a stored tensor that shapes follow from: a few bytes, read before any weight is.
@@ -34,7 +35,7 @@ class Source:
     used: set[str] = field(
         default_factory=set
     )  # stored tensors that are parts of a weight, or idle
-    latest: Latest = field(default_factory=Latest)
+    recent: Recent = field(default_factory=Recent)
     small: dict[tuple[str, tuple[int, ...]], Array] = field(default_factory=dict)
 
     def part(self, name: str, of: str) -> StoredTensor:
@@ -79,7 +80,7 @@ class Source:
                 "packed weights are matrices or stacks of them. Use the model's 16-bit files."
             )
         self.weights[name] = Weight(
-            first.path, name, dtype or self.dtype, shape, open_matrix, self.latest
+            first.path, name, dtype or self.dtype, shape, open_matrix, self.recent
         )
 
     def sample(self, tensor: StoredTensor) -> Array:

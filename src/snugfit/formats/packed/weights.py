@@ -1,7 +1,7 @@
 """A weight that is stored packed, seen as the matrix or stack of matrices that it stands for.
 
-Nothing is read until values are asked for, and then one matrix at a time, in runs of rows that
-stay in the processor's cache.
+Nothing is read until values are asked for, and then only rows that hold them, by any number of
+threads at a time, in runs that stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,28 +23,17 @@ from snugfit.formats.packed.codes import (
     float8_table,
     mxfp4_blocks,
 )
-from snugfit.formats.safetensors import StoredTensor
+from snugfit.formats.packed.recent import Recent
+from snugfit.formats.reading import MOST_SPANNED, gathered, loaded, spanned
+from snugfit.formats.safetensors import Load, StoredTensor
 
 # First row, last row (not in it) -> float32 [rows, columns].
 Rows = Callable[[int, int], Array]
 Operation = np.ufunc
 CHUNK_VALUES = 2**16  # 256 KiB of float32, unpacked, shifted and scaled while it is at hand
+MOST_MADE = 2  # values for one that is asked for; of a matrix that is turned over, all are kept
 MXFP4_COLUMNS = 32  # of a block that shares one exponent
 DOWNLOAD = "Download the model again."
-
-
-@dataclass
-class Latest:
-    """The matrix that was made last: runs of its rows are asked for one after another."""
-
-    made: tuple[str, int, Array] | None = None
-
-    def get(self, name: str, index: int, make: Callable[[], Array]) -> Array:
-        made = self.made
-        if made is None or made[:2] != (name, index):
-            self.made = None  # never two of them
-            made = self.made = (name, index, make())
-        return made[2]
 
 
 @dataclass(frozen=True)
@@ -58,34 +48,74 @@ class Weight:
     dtype: str
     shape: tuple[int, ...]
     open_matrix: Callable[[int], Rows] = field(repr=False)
-    latest: Latest = field(repr=False)
+    recent: Recent = field(repr=False)
+
+    @property
+    def width(self) -> int:
+        """Items of a row, as it is handed on."""
+        return self.shape[-1] // MXFP4_COLUMNS * 17 if self.dtype == "MXFP4" else self.shape[-1]
+
+    @property
+    def item(self) -> np.dtype[Any]:
+        item: np.dtype[Any] = np.dtype(HANDED_ON[self.dtype])
+        return item
 
     def whole(self) -> Array:
         """Return all values: [*shape], or blocks with bytes in place of the last axis."""
-        if len(self.shape) == 2:
-            return self._matrix(0)
-        return np.stack([self._made(index) for index in range(self.shape[0])])
+        return self.rows(0, math.prod(self.shape[:-1])).reshape(*self.shape[:-1], self.width)
 
-    def matrix(self, index: int) -> Array:
-        """Return one matrix of a stack, without reading the others. Raises FormatError."""
-        return self._matrix(index)
+    def opened(self, index: int | None = None) -> tuple[Array, Load]:
+        """Return what views may be taken of, and what makes the values of such a view.
 
-    def _matrix(self, index: int) -> Array:
-        return self.latest.get(self.name, index, lambda: self._made(index))
+        It stands for all values, or for one matrix of a stack: memory that is never touched.
+        """
+        lead = self.shape[:-1] if index is None else self.shape[-2:-1]
+        stand_in = np.empty((*lead, self.width), self.item)
+        return stand_in, partial(self._load, stand_in, (index or 0) * self.shape[-2])
 
-    def _made(self, index: int) -> Array:
-        rows, columns = self.shape[-2:]
-        step = max(8, CHUNK_VALUES // max(1, columns) // 8 * 8)
-        parts = ((first, min(first + step, rows)) for first in range(0, rows, step))
-        if self.dtype == "MXFP4":
-            made = np.empty((rows, columns // MXFP4_COLUMNS * 17), np.uint8)
-        else:
-            made = np.empty((rows, columns), HANDED_ON[self.dtype])
+    def _load(self, stand_in: Array, first: int, view: Array) -> Array:
+        """Make what a view of a stand-in shows, whose first row is row `first` of the weight."""
+        if not view.size:
+            return np.empty(view.shape, view.dtype)
+        (low, high), row_bytes = spanned(view), self.width * self.item.itemsize
+        start = view.ctypes.data - stand_in.ctypes.data
+        begin, end = (start + low) // row_bytes, -(-(start + high) // row_bytes)
+        spans, of_rows = (end - begin) * row_bytes / view.nbytes, self._is_of_rows(view)
+        if of_rows and spans > MOST_SPANNED and view.ndim > 1:
+            return np.stack([self._load(stand_in, first, part) for part in view])
+        if of_rows or spans <= MOST_MADE:
+            made = self.rows(first + begin, first + end)
+            return np.ndarray(view.shape, view.dtype, made, start - begin * row_bytes, view.strides)
+        end = math.prod(stand_in.shape[:-1])
+        made = self.recent.matrices.get((self.name, first), lambda: self.rows(first, first + end))
+        return gathered(np.ndarray(view.shape, view.dtype, made, start, view.strides))
+
+    def _is_of_rows(self, view: Array) -> bool:
+        """Return whether a view is of whole rows, and not of a part of each of many."""
+        return view.shape[-1] == self.width and view.strides[-1] == view.itemsize
+
+    def rows(self, first: int, last: int) -> Array:
+        """Make a run of rows, counted through all matrices: [rows, width]. Raises FormatError."""
+        made = np.empty((last - first, self.width), self.item)
+        each, row = self.shape[-2], first
         with np.errstate(over="ignore", invalid="ignore"):  # the quantizer says where it matters
-            read = self.open_matrix(index)
-            for first, last in parts:
-                made[first:last] = self._handed_on(read(first, last), first)
+            while row < last:
+                index, inside = divmod(row, each)
+                read = self._reader(index)
+                count = min(self._chunk, each - inside, last - row)
+                values = read(inside, inside + count)
+                made[row - first : row - first + count] = self._handed_on(values, inside)
+                row += count
         return made
+
+    def _reader(self, index: int) -> Rows:
+        found: Rows = self.recent.readers.get((self.name, index), lambda: self.open_matrix(index))
+        return found
+
+    @property
+    def _chunk(self) -> int:
+        """Rows that are unpacked, shifted and scaled while they are in the processor's cache."""
+        return max(8, CHUNK_VALUES // max(1, self.shape[-1]) // 8 * 8)
 
     def _handed_on(self, values: Array, first: int) -> Array:
         """Return float32 as the type that is handed on, rounded to the nearest, ties to even."""
@@ -99,7 +129,12 @@ class Weight:
             raise error.within(self.name, first) from None
 
 
-HANDED_ON: dict[str, Any] = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}
+HANDED_ON: dict[str, Any] = {
+    "F32": np.float32,
+    "F16": np.float16,
+    "BF16": np.uint16,
+    "MXFP4": np.uint8,
+}
 
 
 @dataclass(frozen=True)
@@ -213,6 +248,7 @@ def as_floats(tensor: StoredTensor, values: Array) -> Array:
 
     Bytes are exponents of two, E8M0. Raises UnsupportedError for types that scales do not have.
     """
+    values = loaded(values)
     if tensor.dtype == "BF16":
         found = (values.astype(np.uint32) << 16).view(np.float32)
     elif tensor.dtype in ("F32", "F16", "F64"):
@@ -245,6 +281,6 @@ def mxfp4_matrix(codes: StoredTensor, exponents: StoredTensor, shape: tuple[int,
     def open_matrix(index: int) -> Rows:
         low = matrix_of(codes, index, shape).view(np.uint8).reshape(shape[-2], -1)
         shared = matrix_of(exponents, index, shape).view(np.uint8).reshape(shape[-2], -1)
-        return lambda first, last: mxfp4_blocks(low[first:last], shared[first:last])
+        return lambda first, last: mxfp4_blocks(loaded(low[first:last]), loaded(shared[first:last]))
 
     return open_matrix
