@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import textwrap
 
-from snugfit.archs.conversion.pre_tokenizers import OTHER_NAMES
 from snugfit.archs.conversion.projectors import PROJECTORS
 from snugfit.archs.conversion.rows import CONVERSIONS
 from snugfit.archs.conversion.rules import ConversionRow
+from snugfit.archs.conversion.tokenizers.pre_tokenizers import OTHER_NAMES
 from snugfit.archs.pre_tokenizers import PRE_TOKENIZERS
 from snugfit.formats.packed import METHODS
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from snugfit.archs.conversion.byte_pairs import BYTE_LETTERS
+from snugfit.archs.conversion.tokenizers.byte_pairs import BYTE_LETTERS
 from snugfit.archs.pre_tokenizers import (
     BEHAVIOURS,
     DEEPSEEK_CODER,

@@ -16,7 +16,7 @@ from snugfit.units import MIB
 if TYPE_CHECKING:
     from snugfit.archs.conversion.config import Config
     from snugfit.archs.conversion.tensors import ConvertedTensor, Stored
-    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
+    from snugfit.archs.conversion.tokenizers.files import TokenizerFiles
     from snugfit.formats.packed import LogicalTensors
     from snugfit.formats.packed.source import ReadSmall
     from snugfit.formats.safetensors import Tensors
@@ -47,7 +47,7 @@ def open_folder(folder: Path, name: str, pre: str = "") -> Folder:
 
     `pre` names llama.cpp's pre-tokenizer where the tokenizer's is not recognised, or wrongly.
     """
-    from snugfit.archs.conversion.tokenizer import tokenizer_metadata
+    from snugfit.archs.conversion.tokenizers.metadata import tokenizer_metadata
     from snugfit.formats.safetensors import read_folder
 
     config = _config(folder)
@@ -196,7 +196,7 @@ def _model_card(folder: Path) -> str:
 
 def tokenizer_files(folder: Path) -> TokenizerFiles:
     """Read the files that describe a tokenizer, as far as they are there. Raises FormatError."""
-    from snugfit.archs.conversion.tokenizer_files import TokenizerFiles
+    from snugfit.archs.conversion.tokenizers.files import TokenizerFiles
     from snugfit.formats.safetensors import json_object
 
     def content(name: str) -> bytes:

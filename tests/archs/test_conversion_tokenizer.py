@@ -29,8 +29,8 @@ from tokenizer_folders import (
 )
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
-from snugfit.archs.conversion.pre_tokenizers import OTHER_NAMES, pre_tokenizer_name
-from snugfit.archs.conversion.tokenizer import tokenizer_metadata
+from snugfit.archs.conversion.tokenizers.metadata import tokenizer_metadata
+from snugfit.archs.conversion.tokenizers.pre_tokenizers import OTHER_NAMES, pre_tokenizer_name
 from snugfit.archs.pre_tokenizers import BEHAVIOURS, LLAMA3_SPLIT, PRE_TOKENIZERS, QWEN2_SPLIT
 from snugfit.archs.tokenizer import tokenizer_of
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError

@@ -2,7 +2,7 @@
 
 `splits` is what llama.cpp does for `tokenizer.ggml.pre` (its llama-vocab.cpp); `written` is how a
 tokenizer.json says the same, where the words differ. Steps are in the notation of
-`conversion/pre_tokenizers.py`: an expression that isolates its matches, or a named step.
+`conversion/tokenizers/pre_tokenizers.py`: an expression that isolates its matches, or a named step.
 """
 
 from __future__ import annotations

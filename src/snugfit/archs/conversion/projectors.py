@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from snugfit.archs.conversion import gemma_towers, qwen_towers
 from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.families import gemma_towers, qwen_towers
 from snugfit.archs.conversion.rules import ConversionRow, ProjectorRow, Rule
 from snugfit.archs.conversion.tensors import ConvertedTensor, Stored, renamed_tensors
 from snugfit.core import TensorInfo

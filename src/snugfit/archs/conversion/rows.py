@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from snugfit.archs.conversion import (
+from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.families import (
     cohere,
     deepseek,
     deepseek4,
@@ -26,7 +27,6 @@ from snugfit.archs.conversion import (
     qwen,
     recurrent,
 )
-from snugfit.archs.conversion.config import Config
 from snugfit.archs.conversion.rules import ConversionRow
 from snugfit.errors import FormatError, UnsupportedError
 

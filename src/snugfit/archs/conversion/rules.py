@@ -33,8 +33,9 @@ class Part:
     changing them: slices, transposes and reshapes are views, so that only the rows that are asked
     for are read. A stack [n, rows, columns] is arranged matrix by matrix unless it is taken
     `whole`. `below` are further arrangements of the same values, whose rows follow; `columns` moves
-    values within the rows that are read. `compute` changes each value by itself, in float32. A
-    matrix with fewer than `rows` gets rows of zeros after its own.
+    values within the rows that are read. `compute` changes each value by itself, in float32;
+    `scale` gives the factor of each of so many rows, or one for all. A matrix with fewer than
+    `rows` gets rows of zeros after its own.
     """
 
     name: str = ""

@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from snugfit.archs.conversion.byte_pairs import BYTE_LETTERS
-from snugfit.archs.conversion.pre_tokenizers import checked_name, split_name
-from snugfit.archs.conversion.tokenizer_files import (
+from snugfit.archs.conversion.tokenizers.byte_pairs import BYTE_LETTERS
+from snugfit.archs.conversion.tokenizers.files import (
     CONTROL,
     LARGEST_VOCABULARY,
     NORMAL,
@@ -19,6 +18,7 @@ from snugfit.archs.conversion.tokenizer_files import (
     checked_text,
     checked_tokens,
 )
+from snugfit.archs.conversion.tokenizers.pre_tokenizers import checked_name, split_name
 
 FILE = "tekken.json"
 # Special tokens of files up to version 7, which do not list them; `<SPECIAL_n>` follow.

@@ -9,18 +9,18 @@ import numpy as np
 
 from snugfit.archs.conversion.arrange import first_half_of_rows, second_half_of_rows
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.llama import INTERLEAVED
+from snugfit.archs.conversion.families.llama import INTERLEAVED
+from snugfit.archs.conversion.families.recurrent import (
+    LONGEST_CONTEXT,
+    STATE,
+    refuse_other,
+    state_metadata,
+)
 from snugfit.archs.conversion.metadata import (
     gated_metadata,
     require,
     rope_divisors,
     routed_metadata,
-)
-from snugfit.archs.conversion.recurrent import (
-    LONGEST_CONTEXT,
-    STATE,
-    refuse_other,
-    state_metadata,
 )
 from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import FormatError

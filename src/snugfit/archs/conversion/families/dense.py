@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.llama import INTERLEAVED
+from snugfit.archs.conversion.families.llama import INTERLEAVED
 from snugfit.archs.conversion.metadata import (
     attention_metadata,
     gated_metadata,

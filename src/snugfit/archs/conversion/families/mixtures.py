@@ -5,19 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.deepseek import (
+from snugfit.archs.conversion.families.deepseek import (
     BIAS_OF_CHOICE,
     kind_of_layer,
     leading_dense,
     routing_metadata,
 )
+from snugfit.archs.conversion.families.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.metadata import (
     check_fixed,
     gated_metadata,
     require,
     without,
 )
-from snugfit.archs.conversion.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import UnsupportedError
 

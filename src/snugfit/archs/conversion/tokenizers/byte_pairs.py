@@ -8,9 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from snugfit.archs.conversion.pre_tokenizers import checked_name, pre_tokenizer_name
-from snugfit.archs.conversion.special_tokens import ROLES, token_text
-from snugfit.archs.conversion.tokenizer_files import (
+from snugfit.archs.conversion.tokenizers.files import (
     BYTE,
     CONTROL,
     NORMAL,
@@ -25,6 +23,8 @@ from snugfit.archs.conversion.tokenizer_files import (
     numbered,
     written_tokens,
 )
+from snugfit.archs.conversion.tokenizers.pre_tokenizers import checked_name, pre_tokenizer_name
+from snugfit.archs.conversion.tokenizers.special_tokens import ROLES, token_text
 from snugfit.errors import UnsupportedError
 
 FILE = "tokenizer.json"

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.families.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.metadata import gated_metadata, require, routed_metadata, without
-from snugfit.archs.conversion.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 
 SIGMOID = 2  # of llama.cpp's gating functions

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.deepseek import (
+from snugfit.archs.conversion.families.deepseek import (
     BIAS_OF_CHOICE,
     LATENT,
     kind_of_layer,
@@ -13,8 +13,8 @@ from snugfit.archs.conversion.deepseek import (
     leading_dense,
     routing_metadata,
 )
+from snugfit.archs.conversion.families.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.metadata import attention_metadata, check_fixed, without
-from snugfit.archs.conversion.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
 

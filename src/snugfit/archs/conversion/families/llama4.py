@@ -6,7 +6,7 @@ from typing import Any
 
 from snugfit.archs.conversion.arrange import transposed
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.llama import TOWERS
+from snugfit.archs.conversion.families.llama import TOWERS
 from snugfit.archs.conversion.metadata import (
     gated_metadata,
     require,

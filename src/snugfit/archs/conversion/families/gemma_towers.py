@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.gemma import TANH, plus_one
+from snugfit.archs.conversion.families.gemma import TANH, plus_one
 from snugfit.archs.conversion.rules import Array, Part, ProjectorRow, Rule
 from snugfit.errors import FormatError
 

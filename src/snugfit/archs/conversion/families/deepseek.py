@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.families.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.metadata import attention_metadata, check_fixed, routed_metadata
-from snugfit.archs.conversion.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.rules import Array, ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
 

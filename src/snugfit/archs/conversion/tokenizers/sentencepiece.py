@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from snugfit.archs.conversion.tokenizer_files import (
+from snugfit.archs.conversion.tokenizers.files import (
     BYTE,
     CONTROL,
     LARGEST_VOCABULARY,

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.families.recurrent import matrix, squeezed
 from snugfit.archs.conversion.metadata import attention_metadata, require, without
-from snugfit.archs.conversion.recurrent import matrix, squeezed
 from snugfit.archs.conversion.rules import ConversionRow, Rule
 from snugfit.errors import FormatError
 

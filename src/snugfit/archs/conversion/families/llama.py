@@ -6,6 +6,7 @@ from typing import Any
 
 from snugfit.archs.conversion.arrange import interleaved_keys, interleaved_queries
 from snugfit.archs.conversion.config import Config
+from snugfit.archs.conversion.families.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.metadata import (
     gated_metadata,
     require,
@@ -13,7 +14,6 @@ from snugfit.archs.conversion.metadata import (
     routed_metadata,
     windowed_as_full,
 )
-from snugfit.archs.conversion.qwen import FUSED_EXPERTS
 from snugfit.archs.conversion.rules import ConversionRow, Part, Rule
 from snugfit.errors import UnsupportedError
 

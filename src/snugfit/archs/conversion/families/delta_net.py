@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.metadata import check_fixed, rope_sections
-from snugfit.archs.conversion.qwen import (
+from snugfit.archs.conversion.families.qwen import (
     EXPERTS_EVERYWHERE,
     FIXED,
     FUSED_EXPERTS,
@@ -20,6 +19,7 @@ from snugfit.archs.conversion.qwen import (
     decoder_metadata,
     expert_keys,
 )
+from snugfit.archs.conversion.metadata import check_fixed, rope_sections
 from snugfit.archs.conversion.rules import Array, ConversionRow, Part, Rule
 from snugfit.errors import FormatError, UnsupportedError
 

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.gemma import TANH
-from snugfit.archs.conversion.gemma_towers import colours, renamed
+from snugfit.archs.conversion.families.gemma import TANH
+from snugfit.archs.conversion.families.gemma_towers import colours, renamed
 from snugfit.archs.conversion.rules import Arrangement, Array, Part, ProjectorRow, Rule
 from snugfit.errors import FormatError, UnsupportedError
 

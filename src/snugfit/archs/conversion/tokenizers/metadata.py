@@ -9,18 +9,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from snugfit.archs.conversion.byte_pairs import (
+from snugfit.archs.conversion.tokenizers.byte_pairs import (
     byte_level_keys,
     described_model,
     gemma4_keys,
     raw_pair_keys,
     scored_keys,
 )
-from snugfit.archs.conversion.pre_tokenizers import maps_to_bytes
-from snugfit.archs.conversion.sentencepiece import is_sentencepiece, sentencepiece_keys
-from snugfit.archs.conversion.special_tokens import special_keys, template_keys
-from snugfit.archs.conversion.tekken import tekken_keys
-from snugfit.archs.conversion.tokenizer_files import TokenizerFiles, checked_size
+from snugfit.archs.conversion.tokenizers.files import TokenizerFiles, checked_size
+from snugfit.archs.conversion.tokenizers.pre_tokenizers import maps_to_bytes
+from snugfit.archs.conversion.tokenizers.sentencepiece import is_sentencepiece, sentencepiece_keys
+from snugfit.archs.conversion.tokenizers.special_tokens import special_keys, template_keys
+from snugfit.archs.conversion.tokenizers.tekken import tekken_keys
 from snugfit.archs.pre_tokenizers import PRE_TOKENIZERS
 from snugfit.errors import FormatError, UnsupportedError
 

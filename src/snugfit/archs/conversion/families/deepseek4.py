@@ -11,7 +11,7 @@ import numpy as np
 
 from snugfit.archs.conversion.arrange import first_half_of_rows, second_half_of_rows
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.deepseek import routing_metadata
+from snugfit.archs.conversion.families.deepseek import routing_metadata
 from snugfit.archs.conversion.metadata import (
     attention_metadata,
     check_fixed,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from snugfit.archs.conversion.config import Config
-from snugfit.archs.conversion.gemma import (
+from snugfit.archs.conversion.families.gemma import (
     TANH,
     TOWERS,
     rope_metadata,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from string import ascii_letters, digits
 from typing import Any
 
-from snugfit.archs.conversion.tokenizer_files import TokenizerFiles, checked_text
+from snugfit.archs.conversion.tokenizers.files import TokenizerFiles, checked_text
 
 KEYS = {
     "bos": "bos_token_id",

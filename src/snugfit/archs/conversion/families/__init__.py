@@ -1,0 +1,1 @@
+"""Rows of model classes, a module a family; rows.py lists them all."""
