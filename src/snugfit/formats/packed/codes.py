@@ -15,6 +15,8 @@ Array = np.ndarray[Any, Any]
 # Values of the 4-bit float of OCP's microscaling formats (E2M1), by code.
 E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
 FP4_VALUES = np.array([*E2M1, *(-value for value in E2M1)], np.float32)
+LOW_HALVES, LOW_WORD = np.uint64(0x0F0F0F0F0F0F0F0F), np.uint64(0xFFFFFFFF)
+FOUR, EIGHT, WORD = np.uint64(4), np.uint64(8), np.uint64(32)
 # safetensors' name -> bits of exponent, bits of mantissa, whether the top exponent is infinite
 FLOAT8 = {"F8_E4M3": (4, 3, False), "F8_E5M2": (5, 2, True)}
 
@@ -94,10 +96,21 @@ def mxfp4_blocks(codes: Array, exponents: Array) -> Array:
     low half and number j + 16 in its high one (ggml's block_mxfp4).
     """
     lead, count = exponents.shape[:-1], exponents.shape[-1]
-    pairs = np.ascontiguousarray(codes).reshape(*lead, count, 16)
-    first, second = pairs[..., :8], pairs[..., 8:]
-    blocks = np.empty((*lead, count, 17), np.uint8)
-    blocks[..., 0] = exponents
-    blocks[..., 1::2] = (first & 15) | (second << 4)
-    blocks[..., 2::2] = (first >> 4) | (second & 0xF0)
+    pairs = np.ascontiguousarray(codes).view("<u8").reshape(-1, 2)  # 16 numbers each, by halves
+    first, second = pairs[:, 0], pairs[:, 1]
+    even = (first & LOW_HALVES) | (second & LOW_HALVES) << FOUR
+    odd = (first >> FOUR & LOW_HALVES) | (second & ~LOW_HALVES)
+    turns = np.empty((len(pairs), 2), "<u8")
+    turns[:, 0] = _apart(even & LOW_WORD) | _apart(odd & LOW_WORD) << EIGHT
+    turns[:, 1] = _apart(even >> WORD) | _apart(odd >> WORD) << EIGHT
+    blocks = np.empty((len(pairs), 17), np.uint8)
+    blocks[:, 0] = exponents.reshape(-1)
+    blocks[:, 1:] = turns.view(np.uint8).reshape(-1, 16)
     return blocks.reshape(*lead, count * 17)
+
+
+def _apart(bytes_: Array) -> Array:
+    """Put a byte of zeros after each of the lower four bytes of 64 bits."""
+    wide = (bytes_ | bytes_ << np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
+    found: Array = (wide | wide << EIGHT) & np.uint64(0x00FF00FF00FF00FF)
+    return found

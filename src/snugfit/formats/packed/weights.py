@@ -26,11 +26,14 @@ from snugfit.formats.packed.codes import (
 from snugfit.formats.packed.recent import Recent
 from snugfit.formats.reading import MOST_SPANNED, gathered, loaded, spanned
 from snugfit.formats.safetensors import Load, StoredTensor
+from snugfit.units import KIB
 
 # First row, last row (not in it) -> float32 [rows, columns].
 Rows = Callable[[int, int], Array]
 Operation = np.ufunc
-CHUNK_VALUES = 2**16  # 256 KiB of float32, unpacked, shifted and scaled while it is at hand
+# Unpacked, shifted and scaled while at hand; of twice as many, glibc would return the memory each
+# time, and zeroing its pages would cost as much again.
+CHUNK_BYTES = 512 * KIB
 MOST_MADE = 2  # values for one that is asked for; of a matrix that is turned over, all are kept
 MXFP4_COLUMNS = 32  # of a block that shares one exponent
 DOWNLOAD = "Download the model again."
@@ -115,7 +118,8 @@ class Weight:
     @property
     def _chunk(self) -> int:
         """Rows that are unpacked, shifted and scaled while they are in the processor's cache."""
-        return max(8, CHUNK_VALUES // max(1, self.shape[-1]) // 8 * 8)
+        row_bytes = self.width if self.dtype == "MXFP4" else 4 * self.width  # float32
+        return max(8, CHUNK_BYTES // max(1, row_bytes) // 8 * 8)
 
     def _handed_on(self, values: Array, first: int) -> Array:
         """Return float32 as the type that is handed on, rounded to the nearest, ties to even."""
