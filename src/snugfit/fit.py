@@ -43,15 +43,15 @@ def can_measure(model: Model) -> bool:
     return model.metadata.get("general.architecture") in DECODERS
 
 
-def given_importance(model: Model, imatrix: Path | None) -> Importance | None:
-    """Return the importance of a file, or None where it is to be measured.
+def given_importance(model: Model, plan: Plan, imatrix: Path | None) -> Importance | None:
+    """Return the importance of a file, or None where it is to be measured or is not needed.
 
     Raises UnsupportedError where there is no file and it cannot be, FormatError for another
     model's file.
     """
     if imatrix is not None:
         return importance_for(model, read_imatrix(imatrix))
-    if can_measure(model):
+    if can_measure(model) or not _quantizes(model, plan):
         return None
     raise UnsupportedError(
         f"{model.name}: {model.metadata.get('general.architecture')} models cannot be calibrated "
@@ -86,10 +86,7 @@ def fit(
     report = progress or (lambda stage, done, total: None)
     if importance is not None:
         _check_covered(model, plan, importance)
-    elif any(
-        TYPES[given].is_quantized and given != model.tensors[name].type_name
-        for name, given in plan.tensor_types.items()
-    ):
+    elif _quantizes(model, plan):
         importance = calibrate(model, text, progress=lambda *at: report("calibrating", *at))
     written = quantize(
         model,
@@ -112,6 +109,14 @@ def fit(
             open_model(str(out)), model, held_out, progress=lambda *at: report("evaluating", *at)
         )
     return Fitted(plan, written, proof)
+
+
+def _quantizes(model: Model, plan: Plan) -> bool:
+    """Return whether a tensor gets a quantized type that it has not."""
+    return any(
+        TYPES[given].is_quantized and given != model.tensors[name].type_name
+        for name, given in plan.tensor_types.items()
+    )
 
 
 def _check_covered(model: Model, plan: Plan, importance: Importance) -> None:

@@ -91,7 +91,6 @@ def fit_command(
     if imatrix and text:
         raise UsageError("give --imatrix FILE or --text FILE, not both.")
     opened, machine = open_model(model, pre=pre), machine_from(vram, ram, machine_name)
-    importance = given_importance(opened, imatrix)
     limit = size_limit(size, bpw, opened.spec().parameters)
     goal = goal_from(
         *(ctx, limit, like, kv, slots, ubatch, flash_attention, gpu_layers, cpu_experts),
@@ -103,6 +102,7 @@ def fit_command(
         min_speed=min_speed,
     )
     chosen = plan_fit(opened, machine, goal)
+    importance = given_importance(opened, chosen, imatrix)
     if not json:
         plan.show(chosen)
     with render.stages({"quantizing": "weights"}, "layers") as progress:
