@@ -253,7 +253,7 @@ def test_fit_says_what_to_do_for_a_model_that_torch_has_no_row_for(
 ) -> None:
     model = tmp_path / "gemma.gguf"
     write_sparse(model, metadata_of("gemma3"), tensors_of("gemma3"))
-    said = fails(capsys, "fit", model, "-o", tmp_path / "out.gguf")
+    said = fails(capsys, "fit", model, "-o", tmp_path / "out.gguf", "--like", "Q4_K_M")
     assert "cannot be calibrated" in said and "--imatrix FILE" in said
     assert not (tmp_path / "out.gguf").exists()
 
