@@ -13,7 +13,7 @@ import pytest
 from test_packed_models import packed_folders
 
 from snugfit.core import TensorInfo
-from snugfit.errors import FormatError, SnugfitError, UsageError
+from snugfit.errors import FormatError, SnugfitError
 from snugfit.formats.gguf_writer import GgufWriter
 from snugfit.mixes import types_of_mix
 from snugfit.models import Model, open_model
@@ -106,12 +106,6 @@ def test_groups_hold_every_task_once(demo: Model) -> None:
     groups = list(groups_of(demo, tasks))
     assert [task for group in groups for task in group] == tasks
     assert len(groups) > 10
-
-
-@pytest.mark.parametrize("address", ["local:0", "local:many", "local:-1", "local:99999"])
-def test_addresses_that_are_none(address: str) -> None:
-    with pytest.raises(UsageError, match="no number of workers"):
-        RayWorkers(address)
 
 
 def test_a_node_with_another_program_or_folder_is_named(

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from snugfit.streaming.tasks import Task, Work, run_task
 GROUP_WEIGHTS = 2**25
 GROUPS_AHEAD = 2  # of each worker, so that none waits
 RETRIES = 20  # of a group whose worker was lost
+ANSWER_SECONDS = 5
 LOCAL = "local"
 
 
@@ -105,6 +107,8 @@ class RayWorkers:
             return
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is sent anywhere
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns of a default
+        if not self.local_workers:
+            _check_reachable(self.address)
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         try:
             if self.local_workers:
@@ -196,6 +200,20 @@ def _local_workers(address: str) -> int:
     if not count.isdecimal() or not 0 < int(count) <= 4096:
         raise UsageError(f"--cluster {address}: {count!r} is no number of workers. Use local:2.")
     return int(count)
+
+
+def _check_reachable(address: str) -> None:
+    """Raise SnugfitError where nothing listens at HOST:PORT: Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host, int(port)), ANSWER_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise SnugfitError(
+            f"--cluster {address}: no cluster answers ({_first_line(error)}). Start one with "
+            "`ray start --head`, or use --cluster local."
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:
