@@ -19,7 +19,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from snugfit.archs.conversion.tensors import ConvertedTensor, Piece, read_rows
+from snugfit.archs.conversion.reading import read_rows
+from snugfit.archs.conversion.tensors import ConvertedTensor, Piece
 from snugfit.core import TensorInfo
 from snugfit.formats.packed import logical_tensors, weights
 from snugfit.formats.safetensors import read_safetensors

@@ -17,8 +17,9 @@ import torch
 from safetensors.torch import save_file
 from test_packed_models import PACKERS, packed_folders
 
+from snugfit.archs.conversion.reading import read_rows
 from snugfit.archs.conversion.rules import unchanged
-from snugfit.archs.conversion.tensors import ConvertedTensor, Piece, read_rows
+from snugfit.archs.conversion.tensors import ConvertedTensor, Piece
 from snugfit.core import TensorInfo
 from snugfit.formats.packed import logical_tensors
 from snugfit.formats.packed.recent import Latest
@@ -28,7 +29,7 @@ from snugfit.models import Model, open_model
 from snugfit.units import MIB
 
 cloudpickle = pytest.importorskip("ray.cloudpickle")  # what sends models to other machines
-ROWS = 7  # of a slab, which is neither a block's, nor a head's, nor a matrix's
+ROWS = 29  # of a slab, which is neither a block's, nor a head's, nor a matrix's
 
 
 def slabs(model: Model) -> Iterator[tuple[str, int, int]]:
@@ -37,8 +38,9 @@ def slabs(model: Model) -> Iterator[tuple[str, int, int]]:
             yield name, first, min(ROWS, tensor.rows - first)
 
 
-@pytest.mark.parametrize("kind", ["llama", "qwen3moe"])
-@pytest.mark.parametrize("method", PACKERS)
+@pytest.mark.parametrize(
+    ("method", "kind"), [*((method, "llama") for method in PACKERS), ("fp8", "qwen3moe")]
+)
 def test_slabs_on_threads_and_elsewhere_are_the_model(
     method: str, kind: str, tmp_path: Path
 ) -> None:
@@ -153,7 +155,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import numpy as np
 from snugfit.archs.conversion.arrange import interleaved
-from snugfit.archs.conversion.tensors import ConvertedTensor, Piece, read_rows
+from snugfit.archs.conversion.reading import read_rows
+from snugfit.archs.conversion.tensors import ConvertedTensor, Piece
 from snugfit.core import TensorInfo
 from snugfit.formats.packed import logical_tensors
 from snugfit.formats.safetensors import StoredTensor

@@ -104,7 +104,7 @@ def _folder(
     stored: Mapping[str, Stored],
     files: Tensors,
 ) -> Folder:
-    from snugfit.archs.conversion.tensors import read_rows
+    from snugfit.archs.conversion.reading import read_rows
 
     by_name = {tensor.info.name: tensor for tensor in converted}
     paths = tuple(sorted({tensor.path for tensor in files.values()}))

@@ -12,7 +12,7 @@ from declared import Declared, check_header, converted, declared
 from headers import header
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from snugfit.archs.conversion.tensors import read_rows
+from snugfit.archs.conversion.reading import read_rows
 from snugfit.errors import SnugfitError
 from snugfit.models import open_model
 
