@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from snugfit.archs.conversion.tokenizers.files import BYTE, CONTROL, UNKNOWN, USER_DEFINED
 from snugfit.archs.pre_tokenizers import PRE_TOKENIZERS, PreTokenizer
 from snugfit.errors import FormatError, SnugfitError, UnsupportedError
 
 if TYPE_CHECKING:
     import tokenizers
 
-UNKNOWN, CONTROL, USER_DEFINED, BYTE = 2, 3, 4, 6  # llama.cpp's token types
 SPACE = "▁"  # what SentencePiece writes for a space
 
 

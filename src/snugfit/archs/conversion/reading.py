@@ -28,16 +28,18 @@ def read_rows(
     found, start = [], 0
     for piece in tensor.pieces:
         each = piece.rows // max(piece.stack, 1)
-        for matrix in range(max(piece.stack, 1)):
-            begin, end = max(first, start), min(first + count, start + each)
-            if begin < end:
-                values, load = _arranged(piece, stored, matrix)
-                taken = _rows_of(values, begin - start, end - start, width, load)
-                moved = tensor.columns(taken) if tensor.columns else taken
-                found.append(_bytes_of(tensor, moved, begin))
-            start += each
-            if start >= first + count:
-                break
+        # Only matrices that hold these rows: a stack has hundreds, and is read task by task.
+        begun, last = max(first - start, 0) // each, -(-(first + count - start) // each)
+        for matrix in range(begun, min(last, max(piece.stack, 1))):
+            before = start + matrix * each
+            begin, end = max(first, before), min(first + count, before + each)
+            values, load = _arranged(piece, stored, matrix)
+            taken = _rows_of(values, begin - before, end - before, width, load)
+            moved = tensor.columns(taken) if tensor.columns else taken
+            found.append(_bytes_of(tensor, moved, begin))
+        start += piece.rows
+        if start >= first + count:
+            break
     return found[0] if len(found) == 1 else np.concatenate(found)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from snugfit.errors import FormatError
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # llama.cpp's token types
 # No published vocabulary has a quarter of this; a header of it still fits in memory.
 LARGEST_VOCABULARY = 2**22
 LONGEST_TOKEN = 2**16
